@@ -1,0 +1,261 @@
+//! The mixer of Mamba-2.
+//!
+//! ```text
+//! [z | x B C | dt] = in_proj(u)
+//! x, B, C = silu(conv(x B C))                 B and C per group
+//! Δ_t = softplus(dt_t + dt_bias)              a_t = exp(-Δ_t exp(A_log))
+//! S_t = a_t S_{t-1} + Δ_t x_t ⊗ B_t
+//! y_t = S_t C_t + D x_t
+//! out = out_proj(norm(y · silu(z)))
+//! ```
+//!
+//! Dao and Gu (2024), section 7. The gated norm is per group. Left out: `norm_before_gate`, limits on
+//! the step size, and the gated-MLP columns that no published model uses.
+
+use burn::config::Config;
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::activation::softplus;
+use burn::tensor::{Device, Tensor};
+
+use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
+use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
+use crate::norm::{GatedRmsNorm, NormConfig, wide};
+use crate::{Segments, SsdInput, SsdStep, materialize, step};
+
+/// Shapes of a [`Mamba2`].
+#[derive(Config, Debug)]
+pub struct Mamba2Config {
+    /// Width of the residual stream, d.
+    pub d_model: usize,
+    /// State size, n.
+    #[config(default = 128)]
+    pub d_state: usize,
+    /// Taps of the convolution, k.
+    #[config(default = 4)]
+    pub d_conv: usize,
+    /// Inner width over `d_model`.
+    #[config(default = 2)]
+    pub expand: usize,
+    /// Head dimension, p.
+    #[config(default = 64)]
+    pub headdim: usize,
+    /// Groups of B and C, g.
+    #[config(default = 1)]
+    pub ngroups: usize,
+    /// Whether the two projections have biases.
+    #[config(default = false)]
+    pub bias: bool,
+    /// Whether the convolution has a bias.
+    #[config(default = true)]
+    pub conv_bias: bool,
+    /// ε of the gated norm.
+    #[config(default = 1e-5)]
+    pub norm_epsilon: f64,
+    /// Tokens per chunk of the scan.
+    #[config(default = 256)]
+    pub chunk_size: usize,
+}
+
+impl Mamba2Config {
+    /// Inner width, `expand · d_model`.
+    pub fn d_inner(&self) -> usize {
+        self.expand * self.d_model
+    }
+
+    /// Heads, h.
+    pub fn n_heads(&self) -> usize {
+        self.d_inner() / self.headdim
+    }
+
+    /// Channels of the convolution: x, B and C.
+    pub fn conv_dim(&self) -> usize {
+        self.d_inner() + 2 * self.ngroups * self.d_state
+    }
+
+    /// Rows of the input projection: z, x, B, C and dt.
+    pub fn in_proj_dim(&self) -> usize {
+        self.d_inner() + self.conv_dim() + self.n_heads()
+    }
+
+    /// Number of parameters.
+    pub fn n_params(&self) -> usize {
+        let biases = if self.bias { self.in_proj_dim() + self.d_model } else { 0 };
+        let conv = self.conv_dim() * (self.d_conv + usize::from(self.conv_bias));
+        let linear = self.d_model * (self.in_proj_dim() + self.d_inner());
+        linear + conv + 3 * self.n_heads() + self.d_inner() + biases
+    }
+
+    /// A mixer with random weights: A uniform in [1, 16], Δ log-uniform in [0.001, 0.1], D = 1.
+    ///
+    /// # Panics
+    ///
+    /// If the head dimension does not divide the inner width, or the groups the heads.
+    pub fn init(&self, device: &Device) -> Mamba2 {
+        assert_eq!(
+            self.d_inner() % self.headdim,
+            0,
+            "headdim {} does not divide {}",
+            self.headdim,
+            self.d_inner()
+        );
+        assert_eq!(
+            self.n_heads() % self.ngroups,
+            0,
+            "{} groups do not divide {} heads",
+            self.ngroups,
+            self.n_heads()
+        );
+        let linear = |input, output| LinearConfig::new(input, output).with_bias(self.bias).init(device);
+        let norm = NormConfig::new(self.d_inner()).with_epsilon(self.norm_epsilon);
+        let uniform = |min, max| Initializer::Uniform { min, max }.init::<1, _>([self.n_heads()], device);
+        // Δ ≪ 1, where softplus⁻¹(Δ) = log(exp(Δ) - 1).
+        let dt = uniform(0.001f64.ln(), 0.1f64.ln()).val().exp();
+        Mamba2 {
+            in_proj: linear(self.d_model, self.in_proj_dim()),
+            conv1d: CausalConv1d::init(self.conv_dim(), self.d_conv, self.conv_bias, device),
+            dt_bias: Param::from_tensor((dt.exp() - 1.0).log().detach()),
+            a_log: Param::from_tensor(uniform(1.0, 16.0).val().log().detach()),
+            d: Initializer::Ones.init([self.n_heads()], device),
+            norm: norm.init_gated(self.ngroups, device),
+            out_proj: linear(self.d_inner(), self.d_model),
+            config: self.clone(),
+        }
+    }
+}
+
+/// The mixer of Mamba-2.
+#[derive(Module, Debug)]
+pub struct Mamba2 {
+    /// `d → [z | x | B | C | dt]`.
+    pub in_proj: Linear,
+    /// Over x, B and C.
+    pub conv1d: CausalConv1d,
+    /// Added to dt before softplus, `[h]`.
+    pub dt_bias: Param<Tensor<1>>,
+    /// Logarithm of the decay rate, `[h]`.
+    pub a_log: Param<Tensor<1>>,
+    /// Skip term, `[h]`.
+    pub d: Param<Tensor<1>>,
+    /// Over `y · silu(z)`.
+    pub norm: GatedRmsNorm,
+    /// `d_inner → d`.
+    pub out_proj: Linear,
+    #[module(skip)]
+    config: Mamba2Config,
+}
+
+/// The projections of a sequence, after the convolution. `x` is not yet scaled by the step size.
+struct Projected {
+    x: Tensor<4>,
+    dt: Tensor<3>,
+    b: Tensor<4>,
+    c: Tensor<4>,
+    z: Tensor<3>,
+    conv: Tensor<3>,
+}
+
+impl Mamba2 {
+    /// Shapes of this mixer.
+    pub fn config(&self) -> &Mamba2Config {
+        &self.config
+    }
+
+    fn project(&self, u: Tensor<3>, carried: Option<Tensor<3>>, segments: Option<&Segments>) -> Projected {
+        let (inner, conv_dim) = (self.config.d_inner(), self.config.conv_dim());
+        let (heads, groups) = (self.config.n_heads(), self.config.ngroups);
+        let bc = groups * self.config.d_state;
+        let projected = self.in_proj.forward(u);
+        let z = projected.clone().narrow(2, 0, inner);
+        let dt = projected.clone().narrow(2, inner + conv_dim, heads);
+        let (xbc, conv) = self.conv1d.forward(projected.narrow(2, inner, conv_dim), carried, segments);
+        let xbc = Activation::Silu.apply(xbc);
+        Projected {
+            x: split_heads(xbc.clone().narrow(2, 0, inner), heads),
+            dt: self.step_size(dt),
+            b: split_heads(xbc.clone().narrow(2, inner, bc), groups),
+            c: split_heads(xbc.narrow(2, inner + bc, bc), groups),
+            z,
+            conv,
+        }
+    }
+
+    /// Δ, in f32 or wider.
+    fn step_size(&self, dt: Tensor<3>) -> Tensor<3> {
+        let wide = wide(dt.dtype());
+        softplus(dt.cast(wide) + self.dt_bias.val().cast(wide).unsqueeze(), 1.0)
+    }
+
+    fn ssd_input(&self, projected: &Projected, segments: Option<&Segments>) -> SsdInput {
+        let (dt, x) = (projected.dt.clone(), projected.x.clone());
+        let rate = self.a_log.val().cast(dt.dtype()).exp().unsqueeze();
+        let scaled = x.clone() * dt.clone().cast(x.dtype()).unsqueeze_dim::<4>(3);
+        SsdInput::new(scaled, -(dt * rate), projected.b.clone(), projected.c.clone())
+            .with_segments(segments.cloned())
+    }
+
+    fn scan(&self, projected: &Projected, input: SsdInput) -> (Tensor<4>, Tensor<4>) {
+        scan_with_skip(input, projected.x.clone(), self.d.val(), self.config.chunk_size)
+    }
+
+    fn gate(&self, y: Tensor<3>, z: Tensor<3>) -> Tensor<3> {
+        self.out_proj.forward(self.norm.forward(y, z))
+    }
+}
+
+impl MatrixMixer for Mamba2 {
+    fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
+        let projected = self.project(u, None, segments);
+        let (y, _) = self.scan(&projected, self.ssd_input(&projected, segments));
+        self.gate(join_heads(y), projected.z)
+    }
+
+    fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+        self.project(u, None, segments).x
+    }
+
+    /// Column s carries the step size Δ_s, so that the values are x itself.
+    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+        let projected = self.project(u, None, segments);
+        let matrix = materialize(&self.ssd_input(&projected, segments));
+        let dt = projected.dt.swap_dims(1, 2).unsqueeze_dim::<4>(2); // b h 1 t
+        add_diagonal(matrix * dt, self.d.val())
+    }
+
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
+        let z = self.in_proj.forward(u).narrow(2, 0, self.config.d_inner());
+        self.gate(join_heads(mixed), z)
+    }
+
+    fn init_state(&self, batch: usize, device: &Device) -> MixerState {
+        let config = &self.config;
+        let shape = [batch, config.n_heads(), config.headdim, config.d_state];
+        let ssm = Tensor::zeros(shape, (device, wide(self.d.dtype())));
+        MixerState::Ssm { conv: self.conv1d.init_state(batch, device), ssm }
+    }
+
+    fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
+        let (conv, ssm) = state.into_ssm();
+        let projected = self.project(u, Some(conv), None);
+        let input = self.ssd_input(&projected, None).with_state(ssm);
+        let (y, ssm) = self.scan(&projected, input);
+        let state = MixerState::Ssm { conv: projected.conv, ssm };
+        (self.gate(join_heads(y), projected.z), state)
+    }
+
+    fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
+        let (conv, ssm) = state.into_ssm();
+        let projected = self.project(u.unsqueeze_dim::<3>(1), Some(conv), None);
+        let token = SsdStep::first_of(self.ssd_input(&projected, None));
+        let [b, h, p] = token.x.dims();
+        let skip = projected.x.squeeze_dim::<3>(1) * self.d.val().reshape([1, h, 1]);
+        let (y, ssm) = step(token, ssm);
+        let y = (y + skip).reshape([b, 1, h * p]);
+        let state = MixerState::Ssm { conv: projected.conv, ssm };
+        (self.gate(y, projected.z).squeeze_dim(1), state)
+    }
+
+    fn n_heads(&self) -> usize {
+        self.config.n_heads()
+    }
+}

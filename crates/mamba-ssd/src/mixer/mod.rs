@@ -1,0 +1,200 @@
+//! Sequence mixers: attention and the two forms of Mamba-2, behind one trait.
+//!
+//! A mixer maps `u [b t d]` to `[b t d]`. Each is a matrix acting on values, head by head, between
+//! projections: `forward(u) = output(M(u) · values(u), u)`. MOHAWK compares those matrices.
+
+mod attention;
+mod causal_conv;
+mod discrete_mamba2;
+mod mamba2;
+mod skip;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+pub use attention::{Attention, AttentionConfig};
+pub use causal_conv::{Activation, CausalConv1d};
+pub use discrete_mamba2::{DiscreteMamba2, DiscreteMamba2Config};
+pub use mamba2::{Mamba2, Mamba2Config};
+
+use crate::Segments;
+
+/// A sequence mixer that can show its matrix.
+pub trait MatrixMixer {
+    /// The whole mixer, `[b t d]` to `[b t d]`.
+    fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3>;
+
+    /// What the matrix multiplies, `[b t h p]`.
+    fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4>;
+
+    /// The matrix M, `[b h t t]`: zero above the diagonal, and a skip term D on it.
+    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4>;
+
+    /// What follows the matrix: gate, norm and output projection of `mixed [b t h p]`.
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3>;
+
+    /// The state before the first token.
+    fn init_state(&self, batch: usize, device: &Device) -> MixerState;
+
+    /// The mixer over a sequence that continues `state`, and the state after it.
+    fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState);
+
+    /// The mixer over one token, `[b d]`, and the state after it.
+    fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState);
+
+    /// Number of heads of the matrix, h.
+    fn n_heads(&self) -> usize;
+}
+
+/// What a mixer carries from token to token.
+#[derive(Clone, Debug)]
+pub enum MixerState {
+    /// A key-value cache, which grows with every token.
+    Attention {
+        /// Keys after rotation, `[b kv t d]`.
+        k: Tensor<4>,
+        /// Values, `[b kv t d]`.
+        v: Tensor<4>,
+    },
+    /// A state of constant size.
+    Ssm {
+        /// The last inputs of the convolution, `[b k-1 c]`.
+        conv: Tensor<3>,
+        /// The SSD state, `[b h p n]`.
+        ssm: Tensor<4>,
+    },
+}
+
+impl MixerState {
+    /// The convolution's window and the SSD state.
+    ///
+    /// # Panics
+    ///
+    /// If this is a key-value cache.
+    pub(crate) fn into_ssm(self) -> (Tensor<3>, Tensor<4>) {
+        match self {
+            Self::Ssm { conv, ssm } => (conv, ssm),
+            Self::Attention { .. } => panic!("an SSM mixer was given the key-value cache of attention"),
+        }
+    }
+
+    /// Keys and values.
+    ///
+    /// # Panics
+    ///
+    /// If this is an SSM state.
+    pub(crate) fn into_attention(self) -> (Tensor<4>, Tensor<4>) {
+        match self {
+            Self::Attention { k, v } => (k, v),
+            Self::Ssm { .. } => panic!("attention was given the state of an SSM mixer"),
+        }
+    }
+
+    /// Bytes held for the whole batch.
+    pub fn bytes(&self) -> usize {
+        let of = |elements: usize, dtype: DType| elements * dtype.size();
+        match self {
+            Self::Attention { k, v } => {
+                of(k.shape().num_elements(), k.dtype()) + of(v.shape().num_elements(), v.dtype())
+            }
+            Self::Ssm { conv, ssm } => {
+                of(conv.shape().num_elements(), conv.dtype()) + of(ssm.shape().num_elements(), ssm.dtype())
+            }
+        }
+    }
+}
+
+/// Configuration of any mixer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum MixerConfig {
+    /// Softmax attention.
+    Attention(AttentionConfig),
+    /// The mixer of Phi-Mamba and Llamba.
+    DiscreteMamba2(DiscreteMamba2Config),
+    /// The mixer of Mamba-2.
+    Mamba2(Mamba2Config),
+}
+
+impl MixerConfig {
+    /// A mixer with random weights.
+    pub fn init(&self, device: &Device) -> Mixer {
+        match self {
+            Self::Attention(config) => Mixer::Attention(config.init(device)),
+            Self::DiscreteMamba2(config) => Mixer::DiscreteMamba2(config.init(device)),
+            Self::Mamba2(config) => Mixer::Mamba2(config.init(device)),
+        }
+    }
+}
+
+/// Any mixer: teacher, hybrid and student are the same model with other variants.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // one per layer; boxing would hide the module from burn's derive
+pub enum Mixer {
+    /// Softmax attention.
+    Attention(Attention),
+    /// The mixer of Phi-Mamba and Llamba.
+    DiscreteMamba2(DiscreteMamba2),
+    /// The mixer of Mamba-2.
+    Mamba2(Mamba2),
+}
+
+impl Mixer {
+    /// The mixer as what every one of them is.
+    fn as_matrix_mixer(&self) -> &dyn MatrixMixer {
+        match self {
+            Self::Attention(mixer) => mixer,
+            Self::DiscreteMamba2(mixer) => mixer,
+            Self::Mamba2(mixer) => mixer,
+        }
+    }
+
+    /// Whether this mixer is attention.
+    pub fn is_attention(&self) -> bool {
+        matches!(self, Self::Attention(_))
+    }
+
+    /// The configuration that rebuilds this mixer's shapes.
+    pub fn config(&self) -> MixerConfig {
+        match self {
+            Self::Attention(mixer) => MixerConfig::Attention(mixer.config().clone()),
+            Self::DiscreteMamba2(mixer) => MixerConfig::DiscreteMamba2(mixer.config().clone()),
+            Self::Mamba2(mixer) => MixerConfig::Mamba2(mixer.config().clone()),
+        }
+    }
+}
+
+impl MatrixMixer for Mixer {
+    fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
+        self.as_matrix_mixer().forward(u, segments)
+    }
+
+    fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+        self.as_matrix_mixer().values(u, segments)
+    }
+
+    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+        self.as_matrix_mixer().mixing_matrix(u, segments)
+    }
+
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
+        self.as_matrix_mixer().output(mixed, u)
+    }
+
+    fn init_state(&self, batch: usize, device: &Device) -> MixerState {
+        self.as_matrix_mixer().init_state(batch, device)
+    }
+
+    fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
+        self.as_matrix_mixer().prefill(u, state)
+    }
+
+    fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
+        self.as_matrix_mixer().step(u, state)
+    }
+
+    fn n_heads(&self) -> usize {
+        self.as_matrix_mixer().n_heads()
+    }
+}

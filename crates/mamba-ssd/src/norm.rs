@@ -1,0 +1,125 @@
+//! The norms of these models, computed in f32 or wider and cast back.
+//!
+//! ```text
+//! RMSNorm(x)      = x / sqrt(mean(x²) + ε) · weight
+//! LayerNorm(x)    = (x - mean(x)) / sqrt(var(x) + ε) · weight + bias
+//! GatedRMSNorm    = RMSNorm over each of `groups` equal parts of y · silu(z)
+//! ```
+//!
+//! The gated norm follows mamba_ssm and normalises each group by itself; transformers normalises
+//! over all of `d_inner`, which differs when there is more than one group.
+
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::tensor::activation::silu;
+use burn::tensor::{DType, Device, Tensor};
+
+/// Configuration of [`RmsNorm`] and [`LayerNorm`].
+#[derive(Config, Debug)]
+pub struct NormConfig {
+    /// Number of features.
+    pub d_model: usize,
+    /// Added to the mean square, ε.
+    #[config(default = 1e-5)]
+    pub epsilon: f64,
+}
+
+/// Root mean square norm over the last axis.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// Scale, `[d]`.
+    pub weight: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+/// Layer norm over the last axis.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Scale, `[d]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[d]`.
+    pub bias: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+/// Root mean square norm of `y · silu(z)`, group by group.
+#[derive(Module, Debug)]
+pub struct GatedRmsNorm {
+    /// Scale, `[d_inner]`.
+    pub weight: Param<Tensor<1>>,
+    groups: usize,
+    epsilon: f64,
+}
+
+impl NormConfig {
+    /// An RMS norm with unit scale.
+    pub fn init_rms(&self, device: &Device) -> RmsNorm {
+        RmsNorm { weight: ones(self.d_model, device), epsilon: self.epsilon }
+    }
+
+    /// A layer norm with unit scale and no shift.
+    pub fn init_layer(&self, device: &Device) -> LayerNorm {
+        let bias = Param::from_tensor(Tensor::zeros([self.d_model], device));
+        LayerNorm { weight: ones(self.d_model, device), bias, epsilon: self.epsilon }
+    }
+
+    /// A gated RMS norm over `groups` equal parts, with unit scale.
+    ///
+    /// # Panics
+    ///
+    /// If `groups` does not divide `d_model`.
+    pub fn init_gated(&self, groups: usize, device: &Device) -> GatedRmsNorm {
+        assert_eq!(self.d_model % groups, 0, "{groups} groups do not divide {}", self.d_model);
+        GatedRmsNorm { weight: ones(self.d_model, device), groups, epsilon: self.epsilon }
+    }
+}
+
+impl RmsNorm {
+    /// Normalises the last axis of `[.. d]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let dtype = x.dtype();
+        let normal = unit_rms(x.cast(wide(dtype)), self.epsilon).cast(dtype);
+        normal * self.weight.val().unsqueeze()
+    }
+}
+
+impl LayerNorm {
+    /// Normalises the last axis of `[.. d]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let dtype = x.dtype();
+        let x = x.cast(wide(dtype));
+        let centred = x.clone() - x.mean_dim(D - 1);
+        let normal = unit_rms(centred, self.epsilon).cast(dtype);
+        normal * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+    }
+}
+
+impl GatedRmsNorm {
+    /// Gates `y` with `silu(z)`, then normalises each group.
+    ///
+    /// # Shapes
+    ///
+    /// `y` and `z` `[b t d_inner]`, and so the result.
+    pub fn forward(&self, y: Tensor<3>, z: Tensor<3>) -> Tensor<3> {
+        let [b, t, d] = y.dims();
+        let dtype = y.dtype();
+        let gated = y.cast(wide(dtype)) * silu(z.cast(wide(dtype)));
+        let grouped = gated.reshape([b, t, self.groups, d / self.groups]);
+        let normal = unit_rms(grouped, self.epsilon).reshape([b, t, d]).cast(dtype);
+        normal * self.weight.val().unsqueeze()
+    }
+}
+
+fn unit_rms<const D: usize>(x: Tensor<D>, epsilon: f64) -> Tensor<D> {
+    let mean_square = x.clone().square().mean_dim(D - 1);
+    x * (mean_square + epsilon).sqrt().recip()
+}
+
+fn ones(d: usize, device: &Device) -> Param<Tensor<1>> {
+    Param::from_tensor(Tensor::ones([d], device))
+}
+
+/// The dtype that reductions and exponentials are computed in: f64 for f64, else f32.
+pub(crate) fn wide(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
