@@ -32,6 +32,8 @@
 
 mod backbone;
 pub mod conv;
+#[cfg(feature = "flex")]
+mod kernels;
 mod mixer;
 pub mod norm;
 pub mod rope;
@@ -45,6 +47,6 @@ pub use mixer::{
 };
 pub use segments::Segments;
 pub use ssd::{
-    EVALUATIONS, Evaluation, SsdInput, SsdOutput, SsdStep, chunk_scan, materialize, matrix, recurrent,
+    EVALUATIONS, Evaluation, SsdInput, SsdOutput, SsdStep, chunk_scan, materialize, matrix, recurrent, scan,
     segsum, step,
 };

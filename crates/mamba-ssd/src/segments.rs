@@ -71,6 +71,15 @@ impl Segments {
         short.bool_and(self.starts.clone().greater_scalar(0))
     }
 
+    /// How many predecessors of each token, up to `most`, lie in its document or before the row,
+    /// `[b t]`.
+    #[cfg(feature = "flex")]
+    pub(crate) fn reach(&self, most: usize) -> Tensor<2, Int> {
+        let later = self.starts.clone().greater_scalar(0);
+        let all = Tensor::full(self.dims(), most as i64, &self.starts.device());
+        all.mask_where(later, self.positions().clamp_max(most as i64))
+    }
+
     /// The batch and length `[b t]` these segments describe.
     pub fn dims(&self) -> [usize; 2] {
         self.starts.dims()

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Tensor};
 
-use crate::{SsdInput, chunk_scan};
+use crate::{SsdInput, scan};
 
 /// `[b t h·p]` to `[b t h p]`.
 pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
@@ -25,7 +25,7 @@ pub(super) fn scan_with_skip(
     chunk: usize,
 ) -> (Tensor<4>, Tensor<4>) {
     let [h] = d.dims();
-    let scan = chunk_scan(input, chunk);
+    let scan = scan(input, chunk);
     (scan.y + values * d.reshape([1, 1, h, 1]), scan.state)
 }
 

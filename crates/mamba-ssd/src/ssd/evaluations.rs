@@ -1,6 +1,6 @@
 //! The table of evaluations.
 
-use super::{SsdInput, SsdOutput, chunk_scan, matrix, recurrent};
+use super::{SsdInput, SsdOutput, chunk_scan, matrix, recurrent, scan};
 
 /// One way to evaluate the map. All agree with the f64 recurrence within the limits of
 /// `docs/numerics.md`, forward and backward.
@@ -21,4 +21,6 @@ pub const EVALUATIONS: &[Evaluation] = &[
     Evaluation { name: "chunk_scan_64", run: |input| chunk_scan(input, 64), work: "t" },
     Evaluation { name: "chunk_scan_128", run: |input| chunk_scan(input, 128), work: "t" },
     Evaluation { name: "recurrent", run: recurrent, work: "t, sequential" },
+    // The device's native kernel; where there is none, chunk_scan.
+    Evaluation { name: "scan", run: |input| scan(input, 64), work: "t" },
 ];

@@ -72,7 +72,7 @@ impl SsdInput {
 
     /// Casts to the dtype that decays and states are computed in, and turns document borders into
     /// decays of zero: after this an evaluation need not know about dtypes or segments.
-    pub(super) fn prepare(self) -> Prepared {
+    pub(crate) fn prepare(self) -> Prepared {
         let dtype = self.x.dtype();
         let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
         let log_a = erase_at_borders(self.log_a.cast(wide), self.segments.as_ref());
@@ -87,7 +87,7 @@ impl SsdInput {
 }
 
 /// An input in its working dtype, with the borders of documents folded into the decays.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     pub x: Tensor<4>,
     pub log_a: Tensor<3>,
     pub b: Tensor<4>,
@@ -103,7 +103,7 @@ fn erase_at_borders(log_a: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> 
 }
 
 /// Repeats groups to heads along `dim`: `[.. g ..]` to `[.. h ..]`, each group `h / g` times in a row.
-pub(super) fn groups_to_heads<const D: usize, const D1: usize>(
+pub(crate) fn groups_to_heads<const D: usize, const D1: usize>(
     groups: Tensor<D>,
     heads: usize,
     dim: usize,

@@ -13,6 +13,7 @@ mod evaluations;
 mod input;
 mod matrix;
 mod recurrent;
+mod scan;
 mod segsum;
 
 pub use chunk_scan::chunk_scan;
@@ -20,4 +21,8 @@ pub use evaluations::{EVALUATIONS, Evaluation};
 pub use input::{SsdInput, SsdOutput};
 pub use matrix::{materialize, matrix};
 pub use recurrent::{SsdStep, recurrent, step};
+pub use scan::scan;
 pub use segsum::segsum;
+
+#[cfg(feature = "flex")]
+pub(crate) use input::{Prepared, groups_to_heads};

@@ -1,0 +1,198 @@
+//! The recurrence of one head and its reverse, on slices.
+//!
+//! Forward, row `i` of the state: `S[i] ← a S[i] + x_i B`, `y_i = S[i] · C`.
+//!
+//! Reverse, with `G_t = ∂L/∂S_t`:
+//!
+//! ```text
+//! G_t = dy_t ⊗ C_t + a_{t+1} G_{t+1}
+//! dx_t = G_t B_t,   dB_t = G_tᵀ x_t,   dC_t = S_tᵀ dy_t,   dlog_a_t = a_t ⟨G_t, S_{t-1}⟩
+//! ```
+//!
+//! The states it needs are computed again, a block at a time from states kept at block borders.
+
+use super::real::{LANES, Real, total};
+
+/// Tokens whose states are held at once during the reverse pass.
+const BLOCK: usize = 16;
+
+/// Where one head's tokens lie in `[b t h *]` arrays.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a, R> {
+    pub x: &'a [R],
+    pub log_a: &'a [R],
+    pub b: &'a [R],
+    pub c: &'a [R],
+    pub t: usize,
+    pub heads: usize,
+    /// Index of the head's first token, counted in heads: `batch · t · heads + head`.
+    pub first: usize,
+    pub p: usize,
+    pub n: usize,
+}
+
+impl<'a, R: Real> Head<'a, R> {
+    #[inline(always)]
+    fn at(&self, t: usize) -> usize {
+        self.first + t * self.heads
+    }
+
+    #[inline(always)]
+    fn row(&self, array: &'a [R], t: usize, width: usize) -> &'a [R] {
+        &array[self.at(t) * width..][..width]
+    }
+
+    #[inline(always)]
+    fn decay(&self, t: usize) -> R {
+        self.log_a[self.at(t)].exp()
+    }
+
+    /// Outputs of tokens `[t p]`; `state [p n]` is advanced.
+    #[inline(always)]
+    pub fn forward(&self, state: &mut [R], y: &mut [R]) {
+        for t in 0..self.t {
+            let (x, b, c) =
+                (self.row(self.x, t, self.p), self.row(self.b, t, self.n), self.row(self.c, t, self.n));
+            let decay = self.decay(t);
+            for (i, row) in state.chunks_exact_mut(self.n).enumerate() {
+                y[t * self.p + i] = advance_and_read(row, decay, x[i], b, c);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn advance(&self, t: usize, from: &[R], to: &mut [R]) {
+        let (x, b) = (self.row(self.x, t, self.p), self.row(self.b, t, self.n));
+        let decay = self.decay(t);
+        let rows = from.chunks_exact(self.n).zip(to.chunks_exact_mut(self.n));
+        for ((from, to), x) in rows.zip(x) {
+            for ((to, from), b) in to.iter_mut().zip(from).zip(b) {
+                *to = decay * *from + *x * *b;
+            }
+        }
+    }
+
+    /// States at the start of every block of tokens, `[blocks p n]`.
+    #[inline(always)]
+    fn block_starts(&self, initial: &[R]) -> Vec<R> {
+        let size = self.p * self.n;
+        let mut starts = Vec::with_capacity(self.t.div_ceil(BLOCK) * size);
+        let (mut state, mut next) = (initial.to_vec(), vec![R::default(); size]);
+        for t in 0..self.t {
+            if t % BLOCK == 0 {
+                starts.extend_from_slice(&state);
+            }
+            self.advance(t, &state, &mut next);
+            std::mem::swap(&mut state, &mut next);
+        }
+        starts
+    }
+
+    /// Gradients of this head's inputs; `carried [p n]` holds the final state's gradient and
+    /// becomes the initial state's.
+    #[inline(always)]
+    pub fn backward(&self, initial: &[R], dy: &[R], carried: &mut [R]) -> HeadGradients<R> {
+        let size = self.p * self.n;
+        let starts = self.block_starts(initial);
+        let mut gradients = HeadGradients::zeros(self.t, self.p, self.n);
+        let mut states = vec![R::default(); (BLOCK + 1) * size];
+        for (block, start) in starts.chunks_exact(size).enumerate().rev() {
+            let first = block * BLOCK;
+            let tokens = BLOCK.min(self.t - first);
+            states[..size].copy_from_slice(start);
+            for i in 0..tokens {
+                let (before, after) = states.split_at_mut((i + 1) * size);
+                self.advance(first + i, &before[i * size..], &mut after[..size]);
+            }
+            for i in (0..tokens).rev() {
+                let pair = &states[i * size..(i + 2) * size];
+                self.reverse_token(first + i, pair, dy, carried, &mut gradients);
+            }
+        }
+        gradients
+    }
+
+    /// One token of the reverse pass; `states` holds the state before and after it.
+    #[inline(always)]
+    fn reverse_token(&self, t: usize, states: &[R], dy: &[R], carried: &mut [R], to: &mut HeadGradients<R>) {
+        let (p, n) = (self.p, self.n);
+        let (x, b, c) = (self.row(self.x, t, p), self.row(self.b, t, n), self.row(self.c, t, n));
+        let dy = self.row_of(dy, t, p);
+        let decay = self.decay(t);
+        let (before, after) = states.split_at(p * n);
+        let (db, dc) = (&mut to.b[t * n..][..n], &mut to.c[t * n..][..n]);
+        let mut along_decay = R::default();
+        for i in 0..p {
+            let rows = i * n..(i + 1) * n;
+            let g = &mut carried[rows.clone()];
+            super::real::add_scaled(g, dy[i], c);
+            super::real::add_scaled(dc, dy[i], &after[rows.clone()]);
+            super::real::add_scaled(db, x[i], g);
+            let (read, kept) = dot_both(g, b, &before[rows]);
+            to.x[t * p + i] = read;
+            along_decay += kept;
+            for g in g {
+                *g *= decay;
+            }
+        }
+        to.log_a[t] = decay * along_decay;
+    }
+
+    #[inline(always)]
+    fn row_of<'b>(&self, array: &'b [R], t: usize, width: usize) -> &'b [R] {
+        &array[self.at(t) * width..][..width]
+    }
+}
+
+/// Gradients of one head's inputs, token by token.
+pub(super) struct HeadGradients<R> {
+    pub x: Vec<R>,
+    pub log_a: Vec<R>,
+    pub b: Vec<R>,
+    pub c: Vec<R>,
+}
+
+impl<R: Real> HeadGradients<R> {
+    fn zeros(t: usize, p: usize, n: usize) -> Self {
+        let zeros = |size| vec![R::default(); size];
+        Self { x: zeros(t * p), log_a: zeros(t), b: zeros(t * n), c: zeros(t * n) }
+    }
+}
+
+/// `row ← decay · row + x · b`, then `row · c`.
+#[inline(always)]
+fn advance_and_read<R: Real>(row: &mut [R], decay: R, x: R, b: &[R], c: &[R]) -> R {
+    let mut lanes = [R::default(); LANES];
+    let split = row.len() / LANES * LANES;
+    let (body, tail) = row.split_at_mut(split);
+    for ((row, b), c) in body.chunks_exact_mut(LANES).zip(b.chunks_exact(LANES)).zip(c.chunks_exact(LANES)) {
+        for i in 0..LANES {
+            row[i] = decay * row[i] + x * b[i];
+            lanes[i] += row[i] * c[i];
+        }
+    }
+    for (i, row) in tail.iter_mut().enumerate() {
+        *row = decay * *row + x * b[split + i];
+        lanes[i] += *row * c[split + i];
+    }
+    total(lanes)
+}
+
+/// `g · b` and `g · s`.
+#[inline(always)]
+fn dot_both<R: Real>(g: &[R], b: &[R], s: &[R]) -> (R, R) {
+    let (mut with_b, mut with_s) = ([R::default(); LANES], [R::default(); LANES]);
+    let split = g.len() / LANES * LANES;
+    let blocks = g.chunks_exact(LANES).zip(b.chunks_exact(LANES)).zip(s.chunks_exact(LANES));
+    for ((g, b), s) in blocks {
+        for i in 0..LANES {
+            with_b[i] += g[i] * b[i];
+            with_s[i] += g[i] * s[i];
+        }
+    }
+    for i in split..g.len() {
+        with_b[i - split] += g[i] * b[i];
+        with_s[i - split] += g[i] * s[i];
+    }
+    (total(with_b), total(with_s))
+}
