@@ -1,1 +1,31 @@
-//! placeholder
+//! What the examples share: choosing a device.
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+
+/// The device `flex`, `wgpu` or `cuda`, if this build has it.
+///
+/// # Errors
+///
+/// If the name is unknown, or its Cargo feature was not enabled.
+pub fn device(name: &str) -> Result<Device> {
+    let device = match name {
+        #[cfg(feature = "flex")]
+        "flex" => Some(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        "cuda" => Some(Device::cuda(0)),
+        _ => None,
+    };
+    device.with_context(|| format!("no device {name} in this build; flex, wgpu and cuda are Cargo features"))
+}
+
+/// Where a small model is decoded: token by token, the CPU is faster than a GPU that waits for launches.
+#[cfg_attr(feature = "flex", allow(unused_variables))]
+pub fn decoding_device(training: &Device) -> Device {
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(not(feature = "flex"))]
+    training.clone().inner()
+}

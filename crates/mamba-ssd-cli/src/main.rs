@@ -1,1 +1,72 @@
-fn main() {}
+//! `mamba-ssd`: turn pretrained Transformers into Mamba-2 models, and run them.
+
+mod args;
+mod bundled;
+mod commands;
+mod console;
+mod device;
+mod files;
+mod interrupt;
+mod language_model;
+mod progress;
+mod report;
+mod summary;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use interrupt::{EXIT_INTERRUPTED, Interrupted};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
+            eprintln!("{error}");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Distill(args) => commands::distill::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Doctor => commands::doctor::run(),
+    }
+}
+
+/// The error and its causes on one line; a cause that its effect already quotes is not repeated.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ")) {
+        if !line.contains(&cause) {
+            let separator = if line.is_empty() { "" } else { ": " };
+            line = line + separator + &cause;
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    #[test]
+    fn an_error_is_one_line_without_repetition() {
+        let error = anyhow!("no such\n  file").context("a.json: no such file").context("cannot read");
+        assert_eq!(super::one_line(&error), "cannot read: a.json: no such file");
+    }
+}

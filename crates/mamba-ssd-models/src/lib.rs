@@ -1,1 +1,35 @@
-//! placeholder
+//! Language models around the mixers of [`mamba_ssd`], and their files.
+//!
+//! | model | covers |
+//! |---|---|
+//! | [`Llama`] | Llama 3.x, Llamba, hybrids of the two |
+//! | [`Phi`] | Phi-1.5, Phi-Mamba, hybrids of the two |
+//! | [`Mamba2Lm`] | Mamba-2 as transformers and state-spaces write it |
+//!
+//! Teacher, hybrid and student are one struct whose layers hold other mixers: a [`Llama`] whose every
+//! mixer is `DiscreteMamba2` *is* Llamba. A [`Model`] is any of them. It is read from and written to
+//! the usual folder (`config.json`, `model.safetensors`, `tokenizer.json`) with the key names of the
+//! published checkpoints; reading is strict, writing atomic. [`generate()`] decodes any
+//! [`Backbone`](mamba_ssd::Backbone).
+
+mod checkpoint;
+mod config;
+mod convert;
+mod error;
+pub mod generate;
+mod llama;
+mod mamba2;
+mod model;
+mod phi;
+pub mod sampling;
+mod tokenizer;
+
+pub use config::{LlamaConfig, Mamba2LmConfig, ModelConfig, PhiConfig, SpecialTokens};
+pub use error::ModelError;
+pub use generate::{GenerateOptions, generate, generate_one};
+pub use llama::{Llama, LlamaBlock, LlamaMlp};
+pub use mamba2::{Mamba2Block, Mamba2Lm};
+pub use model::Model;
+pub use phi::{Phi, PhiBlock, PhiMlp};
+pub use sampling::Sampling;
+pub use tokenizer::Tokenizer;

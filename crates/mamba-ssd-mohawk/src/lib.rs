@@ -1,1 +1,61 @@
-//! placeholder
+//! MOHAWK: match the mixing matrices, then the hidden states, then the predictions.
+//!
+//! A Transformer becomes a Mamba-2 in three stages (Bick et al., arXiv 2408.10189):
+//!
+//! | stage | compares | with | loss |
+//! |---|---|---|---|
+//! | 1 matrices | the mixing matrix of every layer | the attention matrix | Frobenius norm |
+//! | 2 hidden | the output of every block | the teacher's | L2 norm per token |
+//! | 3 logits | the predictions | the teacher's | cross entropy, KL, JSD |
+//!
+//! This crate knows no model. It sees [`mamba_ssd::Backbone`], so any model that implements it can
+//! be distilled, and it tells an [`Observer`] what happens instead of printing.
+//!
+//! ```
+//! use mamba_ssd::Backbone;
+//! use mamba_ssd_mohawk::data::{Dataset, Text};
+//! use mamba_ssd_mohawk::{Distillation, MohawkError, Recipe, preflight};
+//!
+//! /// `student` is `teacher` with other mixers, both on one `device.autodiff()`.
+//! fn distil<T: Backbone, S: Backbone>(
+//!     teacher: T,
+//!     student: S,
+//!     texts: &[Text],
+//!     encode: impl Fn(&str) -> Vec<u32>,
+//!     eos: u32,
+//! ) -> Result<S, MohawkError> {
+//!     let recipe = Recipe::preset("demo")?;
+//!     let data = Dataset::from_texts(texts, encode, eos)?;
+//!     preflight(&recipe, &data, &teacher, &student, None)?;
+//!     let run = Distillation::new(&recipe, &data, teacher, student);
+//!     Ok(run.run(&mut ())?.student)
+//! }
+//! ```
+//!
+//! Left out: gradient checkpointing across layers, several devices, a second teacher.
+
+mod checkpoint;
+pub mod data;
+mod error;
+mod files;
+mod gradients;
+pub mod loss;
+mod metrics;
+mod observer;
+mod optim;
+mod parameters;
+mod preflight;
+pub mod recipe;
+mod schedule;
+pub mod stage;
+mod train;
+
+pub use checkpoint::{CHECKPOINT, Progress};
+pub use error::MohawkError;
+pub use metrics::read_metrics;
+pub use observer::{Observer, StageInfo, StageReport, StepReport};
+pub use optim::AdamWConfig;
+pub use preflight::{ParameterPlan, Preflight, StagePlan, preflight};
+pub use recipe::Recipe;
+pub use schedule::Wsd;
+pub use train::{Distillation, METRICS, Outcome};

@@ -1,0 +1,199 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+/// Turn pretrained Transformers into Mamba-2 models, and run them.
+#[derive(Debug, Parser)]
+#[command(name = "mamba-ssd", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Distil a Transformer into a Mamba-2 student, in MOHAWK's three stages
+    Distill(DistillArgs),
+    /// Continue a prompt with any supported model
+    Generate(GenerateArgs),
+    /// Replace attention layers by Mamba-2 mixers, without training
+    Convert(ConvertArgs),
+    /// Show what a model directory holds
+    Inspect(InspectArgs),
+    /// Show versions, threads and devices, and whether they work
+    Doctor,
+}
+
+/// Distil a Transformer into a Mamba-2 student.
+#[derive(Debug, Args)]
+pub struct DistillArgs {
+    /// Recipe to follow
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "preset")]
+    pub recipe: Option<PathBuf>,
+    /// Built-in recipe to follow [default: demo]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// Directory of the teacher: config.json, safetensors, tokenizer.json [default: the bundled teacher]
+    #[arg(long, value_name = "DIR")]
+    pub teacher: Option<PathBuf>,
+    /// Folder for everything the run writes; must be new or empty [default: runs/PRESET-N]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Continue the interrupted run in this folder, with the recipe and teacher it was started with
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["recipe", "preset", "teacher", "out", "ablation", "scale"])]
+    pub resume: Option<PathBuf>,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+    /// Also compare stages 3, 2+3 and 1+2+3 on the same number of tokens (a longer run of its own)
+    #[arg(long)]
+    pub ablation: bool,
+    /// Number of seeds for the ablation
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100), requires = "ablation")]
+    pub seeds: u64,
+    /// Shrink every token budget and evaluation by this factor, for a quick look
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = scale)]
+    pub scale: f64,
+}
+
+/// Continue a prompt.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Directory of the model: config.json, safetensors, tokenizer.json
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Text to continue
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Take the text as it stands, even if the model's prompt.txt gives the form it was trained on
+    #[arg(long)]
+    pub raw: bool,
+    /// Tokens to write at most
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_tokens: usize,
+    /// 0 takes the likeliest token; higher is more varied
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    pub temperature: f64,
+    /// Sample among the likeliest tokens that hold this share of the probability
+    #[arg(long, value_name = "P", value_parser = scale)]
+    pub top_p: Option<f64>,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+/// Replace attention layers by mixers.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Directory of the Transformer
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Folder for the converted model; must be new or empty
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Layers that become mixers: all, every:N, or a list such as 0,2,5
+    #[arg(long, value_name = "LAYERS", default_value = "all")]
+    pub layers: LayersArg,
+    /// How the mixers start
+    #[arg(long, value_enum, default_value_t = InitArg::Mohawk)]
+    pub init: InitArg,
+    /// Print the report and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Show a model directory.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Directory of the model
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+}
+
+/// How a mixer that replaces attention starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InitArg {
+    /// MOHAWK's identity start: nothing of attention is copied
+    Mohawk,
+    /// Q, K, V and O become C, B, x and the output projection
+    Qkvo,
+}
+
+/// Which layers become mixers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayersArg {
+    /// Every layer.
+    All,
+    /// Layers 0, n, 2n and so on.
+    Every(usize),
+    /// These layers.
+    List(Vec<usize>),
+}
+
+impl std::str::FromStr for LayersArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("found {text:?}; expected all, every:N with N at least 1, or a list such as 0,2,5");
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        if let Some(n) = text.strip_prefix("every:") {
+            return n.parse().ok().filter(|n| *n > 0).map(Self::Every).ok_or_else(expected);
+        }
+        let layers: Result<Vec<usize>, _> = text.split(',').map(|layer| layer.trim().parse()).collect();
+        layers.map(Self::List).map_err(|_| expected())
+    }
+}
+
+fn scale(text: &str) -> Result<f64, String> {
+    number(text, "a number above 0 and at most 1", |value| value > 0.0 && value <= 1.0)
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    number(text, "a number of at least 0", |value| value >= 0.0)
+}
+
+fn number(text: &str, expected: &str, fits: fn(f64) -> bool) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| value.is_finite() && fits(*value));
+    value.ok_or_else(|| format!("expected {expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn layers_are_all_every_nth_or_a_list() {
+        assert_eq!("all".parse(), Ok(LayersArg::All));
+        assert_eq!("every:2".parse(), Ok(LayersArg::Every(2)));
+        assert_eq!("0, 2,5".parse(), Ok(LayersArg::List(vec![0, 2, 5])));
+        for wrong in ["", "every:0", "some", "1,-2"] {
+            assert!(wrong.parse::<LayersArg>().is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_scale_is_a_share() {
+        assert_eq!(scale("0.05"), Ok(0.05));
+        for wrong in ["0", "1.5", "-1", "nan", "x"] {
+            assert!(scale(wrong).is_err(), "{wrong:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `convert`: attention replaced by mixers, without training.
+
+use anyhow::Result;
+use mamba_ssd_convert::{ConversionPlan, Init, LayerSelection};
+
+use crate::args::{ConvertArgs, InitArg, LayersArg};
+use crate::console::say;
+use crate::device::DeviceChoice;
+use crate::files::OutputFolder;
+use crate::language_model::LanguageModel;
+
+/// Reads, converts, prints the report, and writes unless `--dry-run`.
+pub fn run(args: &ConvertArgs) -> Result<()> {
+    let out = if args.dry_run { None } else { Some(OutputFolder::claim(&args.out, "as OUT")?) };
+    let teacher = LanguageModel::load(&args.model, &DeviceChoice::any()?)?;
+    let plan = ConversionPlan { layers: selection(&args.layers), init: init(args.init), ..ConversionPlan::default() };
+    let (student, report) = teacher.model.convert(&plan)?;
+    say(report);
+    let Some(out) = out else {
+        say("dry run: nothing was written");
+        return Ok(());
+    };
+    student.save(&out, Some(&teacher.tokenizer_json))?;
+    say(format_args!("wrote {}", out.display()));
+    Ok(())
+}
+
+fn selection(layers: &LayersArg) -> LayerSelection {
+    match layers {
+        LayersArg::All => LayerSelection::All,
+        LayersArg::Every(n) => LayerSelection::EveryNth(*n),
+        LayersArg::List(layers) => LayerSelection::List(layers.clone()),
+    }
+}
+
+fn init(init: InitArg) -> Init {
+    match init {
+        InitArg::Mohawk => Init::Mohawk,
+        InitArg::Qkvo => Init::Qkvo,
+    }
+}

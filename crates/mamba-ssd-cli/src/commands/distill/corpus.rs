@@ -1,0 +1,73 @@
+//! What teacher and student read: texts to learn from, and texts and problems kept apart for examination.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use mamba_ssd_eval::problems::{Problem, Split, problem};
+use mamba_ssd_models::{ModelError, Tokenizer};
+use mamba_ssd_mohawk::Recipe;
+use mamba_ssd_mohawk::data::{Dataset, Document, Text, read_texts};
+
+/// One held-out text in so many, at most, when a file has to serve for both.
+const HELD_OUT_SHARE: usize = 10;
+
+/// Everything a run reads.
+#[derive(Debug)]
+pub struct Corpus {
+    /// To learn from.
+    pub training: Dataset,
+    /// Kept apart: the tokens of each text, its end included.
+    pub held_out: Vec<Vec<u32>>,
+    /// Kept apart, with answers that can be checked; none when the texts come from a file.
+    pub problems: Vec<Problem>,
+}
+
+impl Corpus {
+    /// Reads the recipe's file, or draws problems where it names none.
+    ///
+    /// # Errors
+    /// When the file is missing, malformed or too short.
+    pub fn read(recipe: &Recipe, tokenizer: &Tokenizer, eos: u32) -> Result<Self> {
+        let (training, held_out, problems) = match &recipe.data.path {
+            Some(path) => from_file(recipe, path)?,
+            None => generated(recipe),
+        };
+        let documents: Result<Vec<Document>, ModelError> = training.iter().map(|text| document(text, tokenizer)).collect();
+        let held_out: Result<Vec<Vec<u32>>, ModelError> = held_out.iter().map(|text| closed(text, tokenizer, eos)).collect();
+        Ok(Self { training: Dataset::from_documents(documents?, eos)?, held_out: held_out?, problems })
+    }
+}
+
+type Texts = (Vec<Text>, Vec<Text>, Vec<Problem>);
+
+fn from_file(recipe: &Recipe, path: &Path) -> Result<Texts> {
+    let data = &recipe.data;
+    let mut training = read_texts(path, &data.field, data.prompt_marker.as_deref())?;
+    ensure!(
+        training.len() > 1,
+        "data: {} holds one document, expected at least two: one to learn from and one to be examined on",
+        path.display()
+    );
+    let kept = recipe.eval.documents.min(training.len() / HELD_OUT_SHARE).max(1);
+    let held_out = training.split_off(training.len() - kept);
+    Ok((training, held_out, Vec::new()))
+}
+
+fn generated(recipe: &Recipe) -> Texts {
+    let draw = |split, count: usize| (0..count as u64).map(move |index| problem(recipe.seed, split, index));
+    let text = |problem: Problem| Text::new(problem.text(), recipe.data.prompt_marker.as_deref());
+    let training = draw(Split::Train, recipe.data.documents).map(text).collect();
+    let held_out = draw(Split::HeldOut, recipe.eval.documents).map(text).collect();
+    (training, held_out, draw(Split::HeldOut, recipe.eval.problems).collect())
+}
+
+fn document(text: &Text, tokenizer: &Tokenizer) -> Result<Document, ModelError> {
+    let prompt = tokenizer.encode(&text.text[..text.prompt])?.len();
+    Ok(Document { tokens: tokenizer.encode(&text.text)?, prompt })
+}
+
+fn closed(text: &Text, tokenizer: &Tokenizer, eos: u32) -> Result<Vec<u32>, ModelError> {
+    let mut tokens = tokenizer.encode(&text.text)?;
+    tokens.push(eos);
+    Ok(tokens)
+}

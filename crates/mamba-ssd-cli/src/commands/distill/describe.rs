@@ -1,0 +1,30 @@
+//! What stages and figures are called.
+
+use mamba_ssd_mohawk::stage::StageKind;
+
+use crate::console::percent;
+use crate::summary::Quality;
+
+/// The stage's name, as in a recipe.
+pub fn kind(kind: StageKind) -> &'static str {
+    match kind {
+        StageKind::Matrices => "matrices",
+        StageKind::Hidden => "hidden",
+        StageKind::Logits => "logits",
+    }
+}
+
+/// What the stage compares, and in which unit: the axis of its loss curve.
+pub fn measure(kind: StageKind) -> &'static str {
+    match kind {
+        StageKind::Matrices => "difference of matrices (Frobenius)",
+        StageKind::Hidden => "difference of hidden states (L2)",
+        StageKind::Logits => "divergence of logits (nats)",
+    }
+}
+
+/// Perplexity, and accuracy where there are problems.
+pub fn quality(quality: &Quality) -> String {
+    let accuracy = quality.accuracy.map(|share| format!(", {} correct", percent(share)));
+    format!("perplexity {:.3}{}", quality.ppl, accuracy.unwrap_or_default())
+}

@@ -1,0 +1,183 @@
+//! The folder of a run: what a resumed run needs, and what a finished one leaves.
+//!
+//! | file | written | holds |
+//! |---|---|---|
+//! | `recipe.toml` | first | the resolved recipe |
+//! | `run.json` | after each examination | the [`Record`] |
+//! | `checkpoint.safetensors` | while training | weights, optimiser, data cursor |
+//! | `metrics.jsonl` | while training | a line for each step |
+//! | `student/`, `summary.json`, `report.html` | last | the result |
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use mamba_ssd_mohawk::{CHECKPOINT, Recipe};
+use serde::{Deserialize, Serialize};
+
+use crate::args::DistillArgs;
+use crate::files::{self, OutputFolder};
+use crate::summary::Quality;
+
+const RECIPE: &str = "recipe.toml";
+const RECORD: &str = "run.json";
+const PRESET: &str = "demo";
+const RUNS: &str = "runs";
+
+/// How a model did on the held-out texts and problems.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Examination {
+    /// The figures.
+    pub quality: Quality,
+    /// Its answers to the first problems, as text.
+    pub answers: Vec<String>,
+}
+
+/// One student of the ablation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Index of the recipe's stage it began with.
+    pub first_stage: usize,
+    /// Its seed.
+    pub seed: u64,
+    /// How good it became.
+    pub quality: Quality,
+}
+
+/// What a run was asked for beside its recipe, and what it has measured so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Number of seeds of the ablation; 0 without one.
+    pub ablation_seeds: u64,
+    /// The teacher.
+    pub teacher: Option<Examination>,
+    /// The student before the first stage.
+    pub start: Option<Examination>,
+    /// The student after each stage that is done.
+    pub stages: Vec<Examination>,
+    /// The ablation's students that are done.
+    pub trials: Vec<Trial>,
+    /// Nothing is left to do.
+    pub finished: bool,
+}
+
+/// An open run folder.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    claim: Option<OutputFolder>,
+    /// The resolved recipe.
+    pub recipe: Recipe,
+    /// What has been measured.
+    pub record: Record,
+    /// The folder held a run before.
+    pub resumed: bool,
+}
+
+impl RunFolder {
+    /// Opens the folder that the command line asks for. A new one stays empty until [`RunFolder::begin`].
+    ///
+    /// # Errors
+    /// When the recipe is wrong, the folder cannot be used, or there is nothing to resume in it.
+    pub fn open(args: &DistillArgs) -> Result<Self> {
+        match &args.resume {
+            Some(path) => Self::reopen(path),
+            None => Self::create(args),
+        }
+    }
+
+    fn create(args: &DistillArgs) -> Result<Self> {
+        let mut recipe = match &args.recipe {
+            Some(path) => Recipe::from_file(path)?,
+            None => Recipe::preset(args.preset.as_deref().unwrap_or(PRESET))?,
+        };
+        resolve(&mut recipe, args)?;
+        let default = || files::unused(Path::new(RUNS), &recipe.name);
+        let path = args.out.clone().unwrap_or_else(default);
+        let claim = OutputFolder::claim(&path, "with --out")?;
+        let record = Record {
+            ablation_seeds: if args.ablation { args.seeds } else { 0 },
+            teacher: None,
+            start: None,
+            stages: Vec::new(),
+            trials: Vec::new(),
+            finished: false,
+        };
+        Ok(Self { path, claim: Some(claim), recipe, record, resumed: false })
+    }
+
+    fn reopen(path: &Path) -> Result<Self> {
+        if !path.join(RECORD).exists() {
+            bail!("{} holds no run ({RECORD} is missing); give --resume the folder of an interrupted run", path.display());
+        }
+        let record = files::read(&path.join(RECORD))?;
+        let record: Record = serde_json::from_str(&record).with_context(|| format!("{} is damaged", path.join(RECORD).display()))?;
+        ensure!(!record.finished, "the run in {} is finished; its report is report.html", path.display());
+        let recipe = Recipe::from_file(&path.join(RECIPE))?;
+        Ok(Self { path: path.to_path_buf(), claim: None, recipe, record, resumed: true })
+    }
+
+    /// Writes the first files of a new run.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn begin(&mut self) -> Result<()> {
+        if self.claim.take().is_some() {
+            files::write(&self.path.join(RECIPE), self.recipe.to_toml()?)?;
+            self.save_record()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn save_record(&self) -> Result<()> {
+        files::write(&self.path.join(RECORD), serde_json::to_string_pretty(&self.record)?)
+    }
+
+    /// Marks the run as finished and drops what only a resumed run needs.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn finish(&mut self) -> Result<()> {
+        self.record.finished = true;
+        self.save_record()?;
+        let checkpoint = self.path.join(CHECKPOINT);
+        std::fs::remove_file(&checkpoint).with_context(|| format!("cannot remove {}", checkpoint.display()))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The command that continues this run.
+    pub fn resume_command(&self) -> String {
+        format!("mamba-ssd distill --resume {}", self.path.display())
+    }
+}
+
+/// Applies the command line to the recipe, and makes its paths independent of the working directory.
+fn resolve(recipe: &mut Recipe, args: &DistillArgs) -> Result<()> {
+    if let Some(teacher) = &args.teacher {
+        recipe.teacher = Some(teacher.clone());
+    }
+    for path in [&mut recipe.teacher, &mut recipe.data.path].into_iter().flatten() {
+        *path = std::path::absolute(&*path).with_context(|| format!("cannot resolve {}", path.display()))?;
+    }
+    shrink(recipe, args.scale);
+    Ok(recipe.validate()?)
+}
+
+/// Scales every budget, leaving at least enough to run on.
+fn shrink(recipe: &mut Recipe, scale: f64) {
+    let scaled = |count: usize, least: usize| ((count as f64 * scale).ceil() as usize).max(least.min(count));
+    for stage in &mut recipe.stages {
+        stage.tokens = scaled(stage.tokens, 1);
+    }
+    recipe.data.documents = scaled(recipe.data.documents, 64);
+    recipe.eval.documents = scaled(recipe.eval.documents, 4);
+    recipe.eval.problems = scaled(recipe.eval.problems, 4);
+}

@@ -1,0 +1,133 @@
+//! `distill`: a Transformer into a Mamba-2 student, from preflight to report.
+
+mod ablation;
+mod corpus;
+mod describe;
+mod examine;
+mod finish;
+mod folder;
+mod pictures;
+mod watch;
+
+use std::time::Instant;
+
+use anyhow::Result;
+use mamba_ssd_models::Model;
+use mamba_ssd_mohawk::{Distillation, Outcome, preflight};
+
+use crate::args::DistillArgs;
+use crate::console::{say, thousands};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::language_model::LanguageModel;
+use corpus::Corpus;
+use examine::Examiner;
+use folder::{Examination, RunFolder};
+use watch::Watch;
+
+/// Everything that a run needs from its first to its last step.
+#[derive(Debug)]
+struct Session {
+    started: Instant,
+    interrupt: Interrupt,
+    device_name: String,
+    folder: RunFolder,
+    teacher: LanguageModel,
+    corpus: Corpus,
+    examiner: Examiner,
+}
+
+/// Runs, or continues, a distillation.
+pub fn run(args: &DistillArgs) -> Result<()> {
+    let mut session = Session::open(args)?;
+    let student = session.prepare()?;
+    session.examine_before(&student)?;
+    let outcome = session.train(student)?;
+    finish::save_student(&session, &outcome.student)?;
+    let mut summary = finish::write_results(&session, &outcome.student, &outcome.stages)?;
+    if session.folder.record.ablation_seeds > 0 {
+        let main = session.folder.record.stages.last().map(|examination| examination.quality);
+        ablation::run(&mut session, main.unwrap_or_else(|| unreachable!("a finished run has been examined")))?;
+        summary = finish::write_results(&session, &outcome.student, &outcome.stages)?;
+    }
+    session.folder.finish()?;
+    finish::print_results(&session, &summary);
+    Ok(())
+}
+
+impl Session {
+    /// Checks everything that can be wrong with what the user gave, cheapest first.
+    fn open(args: &DistillArgs) -> Result<Self> {
+        let started = Instant::now();
+        let folder = RunFolder::open(args)?;
+        let recipe = &folder.recipe;
+        let device = args.device.open()?.autodiff();
+        let teacher = match &recipe.teacher {
+            Some(dir) => LanguageModel::load(dir, &device)?,
+            None => LanguageModel::bundled(&device)?,
+        };
+        let corpus = Corpus::read(recipe, &teacher.tokenizer, teacher.eos[0])?;
+        let examiner = Examiner::new(&corpus, &teacher, &recipe.eval);
+        let interrupt = Interrupt::listen()?;
+        Ok(Self { started, interrupt, device_name: args.device.to_string(), folder, teacher, corpus, examiner })
+    }
+
+    /// Converts the teacher, shows what will happen, and writes the first files.
+    fn prepare(&mut self) -> Result<Model> {
+        let recipe = &self.folder.recipe;
+        let (student, conversion) = self.teacher.model.convert(&recipe.student)?;
+        let verb = if self.folder.resumed { "continues" } else { "starts" };
+        say(format_args!(
+            "{} {verb} in {}: teacher {}, {}, seed {}, {} tokens to train on in {} stages",
+            recipe.name,
+            self.folder.path().display(),
+            self.teacher.name,
+            self.device_name,
+            recipe.seed,
+            thousands(recipe.tokens()),
+            recipe.stages.len()
+        ));
+        say(format_args!("\nconversion\n{conversion}"));
+        let words = self.teacher.tokenizer.vocab_size();
+        let plan = preflight(recipe, &self.corpus.training, &self.teacher.model, &student, Some(words))?;
+        say(format_args!("preflight\n{plan}"));
+        self.folder.begin()?;
+        Ok(student)
+    }
+
+    /// Examines the teacher and the untrained student, unless that was done before an interruption.
+    fn examine_before(&mut self, student: &Model) -> Result<()> {
+        let teacher = self.examined("teacher", self.folder.record.teacher.clone(), &self.teacher.model)?;
+        self.folder.record.teacher = Some(teacher);
+        self.folder.save_record()?;
+        let start = self.examined("converted", self.folder.record.start.clone(), student)?;
+        self.folder.record.start = Some(start);
+        self.folder.save_record()
+    }
+
+    /// The examination on record, or else a new one.
+    fn examined(&self, who: &str, on_record: Option<Examination>, model: &Model) -> Result<Examination> {
+        if self.interrupt.asked() {
+            return Err(interrupted(&self.folder));
+        }
+        let examination = match on_record {
+            Some(examination) => examination,
+            None => self.examiner.examine(who, model)?,
+        };
+        say(format_args!("{who:<10} {}", describe::quality(&examination.quality)));
+        Ok(examination)
+    }
+
+    fn train(&mut self, student: Model) -> Result<Outcome<Model>> {
+        let recipe = self.folder.recipe.clone();
+        let run = Distillation::new(&recipe, &self.corpus.training, self.teacher.model.clone(), student);
+        let run = if self.folder.resumed { run.resume(self.folder.path())? } else { run.in_folder(self.folder.path())? };
+        let mut watch = Watch::new(&self.interrupt, &self.examiner, &mut self.folder);
+        let outcome = run.run(&mut watch)?;
+        watch.close()?;
+        if outcome.finished { Ok(outcome) } else { Err(interrupted(&self.folder)) }
+    }
+}
+
+fn interrupted(folder: &RunFolder) -> anyhow::Error {
+    Interrupted { resume: folder.resume_command() }.into()
+}

@@ -1,0 +1,82 @@
+//! What the report draws: loss curves from `metrics.jsonl`, and the mixing matrices of both models on one text.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, TensorData};
+use mamba_ssd::{Backbone, MatrixMixer};
+use mamba_ssd_models::Model;
+use mamba_ssd_mohawk::StepReport;
+
+use super::describe;
+use crate::report::charts::Curve;
+use crate::report::heatmap::Square;
+use crate::report::{MatrixPair, StageLosses};
+
+/// Tokens of the text that the matrices are drawn for.
+const TOKENS: usize = 64;
+
+/// The losses of each stage over its tokens, layer by layer where the stage has them.
+pub fn losses(metrics: &[StepReport]) -> Vec<StageLosses> {
+    metrics.chunk_by(|a, b| a.stage == b.stage).map(stage_losses).collect()
+}
+
+fn stage_losses(steps: &[StepReport]) -> StageLosses {
+    let first = &steps[0];
+    let curve = |name: String, loss: &dyn Fn(&StepReport) -> Option<f64>| Curve {
+        name,
+        points: steps.iter().filter_map(|step| Some((step.tokens as f64, loss(step)?))).collect(),
+    };
+    let by_layer = (0..first.layers.len()).filter(|&layer| first.layers[layer].is_some());
+    let mut curves: Vec<Curve> =
+        by_layer.map(|layer| curve(format!("layer {layer}"), &|step| step.layers.get(layer).copied().flatten())).collect();
+    if curves.is_empty() {
+        curves.push(curve("loss".into(), &|step| Some(step.loss)));
+    }
+    StageLosses { kind: describe::kind(first.kind).into(), measure: describe::measure(first.kind).into(), curves }
+}
+
+/// The matrices of the first, the middle and the last converted layer, two heads each, for the start of a text.
+/// Every model reads its own hidden states.
+pub fn matrices(teacher: &Model, student: &Model, text: &[u32]) -> Vec<MatrixPair> {
+    let (teacher, student) = (teacher.valid(), student.valid());
+    let tokens: Vec<i64> = text.iter().take(TOKENS).map(|&token| i64::from(token)).collect();
+    let shape = [1, tokens.len()];
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, shape), &teacher.devices()[0]);
+    let (of_teacher, of_student) = (teacher.hidden_states(tokens.clone(), None), student.hidden_states(tokens, None));
+    let mut pairs = Vec::new();
+    for layer in chosen_layers(&teacher, &student) {
+        let left = squares(teacher.mixing_matrix(layer, of_teacher[layer].clone(), None));
+        let right = squares(student.mixing_matrix(layer, of_student[layer].clone(), None));
+        let heads = ends(&(0..left.len()).collect::<Vec<_>>());
+        let pair = |head: usize| MatrixPair { layer, head, teacher: left[head].clone(), student: right[head].clone() };
+        pairs.extend(heads.into_iter().map(pair));
+    }
+    pairs
+}
+
+/// First, middle and last of the layers that changed and whose heads can be compared.
+fn chosen_layers(teacher: &Model, student: &Model) -> Vec<usize> {
+    let comparable = |&layer: &usize| {
+        let (from, to) = (teacher.mixer(layer), student.mixer(layer));
+        !to.is_attention() && from.n_heads() == to.n_heads()
+    };
+    let layers: Vec<usize> = (0..student.n_layers()).filter(comparable).collect();
+    let mut chosen = ends(&layers);
+    chosen.extend(layers.get(layers.len() / 2));
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+/// The first and the last.
+fn ends(items: &[usize]) -> Vec<usize> {
+    let mut ends: Vec<usize> = items.first().into_iter().chain(items.last()).copied().collect();
+    ends.dedup();
+    ends
+}
+
+/// The matrix of every head, `[1 h t t]`.
+fn squares(matrices: Tensor<4>) -> Vec<Square> {
+    let [_, _, side, _] = matrices.dims();
+    let values: Vec<f32> = matrices.into_data_as::<f32>().try_into_vec().expect("converted to f32");
+    values.chunks(side * side).map(|square| Square::new(square.to_vec(), side)).collect()
+}

@@ -1,0 +1,62 @@
+//! `generate`: the continuation of a prompt, printed as it comes.
+
+use anyhow::{Result, ensure};
+use mamba_ssd_models::{GenerateOptions, Sampling, Tokenizer, generate_one};
+
+use crate::args::GenerateArgs;
+use crate::console::{print, say};
+use crate::files;
+use crate::language_model::{LanguageModel, PROMPT_FORMAT, QUESTION};
+
+/// Loads the model and writes what it answers.
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    ensure!(!args.prompt.trim().is_empty(), "--prompt is empty; give it a text to continue");
+    let LanguageModel { model, tokenizer, eos, .. } = LanguageModel::load(&args.model, &args.device.open()?)?;
+    let prompt = tokenizer.encode_with_special(&formed(args)?)?;
+    ensure!(!prompt.is_empty(), "--prompt has no token; give it a text that the tokenizer knows");
+    let options = GenerateOptions {
+        sampling: Sampling { temperature: args.temperature as f32, top_p: args.top_p.map(|p| p as f32), ..Sampling::default() },
+        max_new_tokens: args.max_tokens,
+        eos,
+        seed: args.seed,
+        first_stream: 0,
+    };
+    let mut stream = TextStream::new(&tokenizer);
+    generate_one(&model, &prompt, &options, |token| stream.push(token));
+    say("");
+    Ok(())
+}
+
+/// The prompt in the form that the model was trained on, if its folder gives one.
+fn formed(args: &GenerateArgs) -> Result<String> {
+    let format = args.model.join(PROMPT_FORMAT);
+    if args.raw || !format.exists() {
+        return Ok(args.prompt.clone());
+    }
+    Ok(files::read(&format)?.replace(QUESTION, args.prompt.trim()))
+}
+
+/// Turns tokens into text as they come: a character may take several tokens.
+struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    tokens: Vec<u32>,
+    printed: usize,
+}
+
+impl<'a> TextStream<'a> {
+    fn new(tokenizer: &'a Tokenizer) -> Self {
+        Self { tokenizer, tokens: Vec::new(), printed: 0 }
+    }
+
+    /// Prints the text that this token completes; false once nobody reads it.
+    fn push(&mut self, token: u32) -> bool {
+        self.tokens.push(token);
+        let Ok(text) = self.tokenizer.decode(&self.tokens) else { return true };
+        if text.ends_with(char::REPLACEMENT_CHARACTER) || text.len() <= self.printed {
+            return true;
+        }
+        let read = print(text.get(self.printed..).unwrap_or_default());
+        self.printed = text.len();
+        read
+    }
+}

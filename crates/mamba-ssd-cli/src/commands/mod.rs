@@ -1,0 +1,7 @@
+//! One file for each command.
+
+pub mod convert;
+pub mod distill;
+pub mod doctor;
+pub mod generate;
+pub mod inspect;

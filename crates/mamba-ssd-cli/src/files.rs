@@ -1,0 +1,71 @@
+//! Output folders and files that are either whole or absent.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// A folder this command may fill. Dropped while still empty, it is removed again.
+#[derive(Debug)]
+pub struct OutputFolder(PathBuf);
+
+impl OutputFolder {
+    /// Creates the folder, or takes an empty one, and makes sure that it can be written to.
+    ///
+    /// # Errors
+    /// When it holds anything, or cannot be created or written to; `option` is how the user chooses another.
+    pub fn claim(path: &Path, option: &str) -> Result<Self> {
+        if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+            bail!("output folder {} is not empty; choose a new one {option}", path.display());
+        }
+        let refuse = || format!("cannot write to output folder {}; choose another {option}", path.display());
+        fs::create_dir_all(path).with_context(refuse)?;
+        let folder = Self(path.to_path_buf());
+        let probe = path.join(".writable");
+        fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(refuse)?;
+        Ok(folder)
+    }
+}
+
+impl std::ops::Deref for OutputFolder {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for OutputFolder {
+    fn drop(&mut self) {
+        // Succeeds only while the folder is empty.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Writes a file under a temporary name and renames it, so that no reader ever sees a part of it.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
+    let temporary = path.with_added_extension("tmp");
+    let write = || -> io::Result<()> {
+        fs::write(&temporary, contents.as_ref())?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// When it is missing or not UTF-8.
+pub fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The first of `NAME-1`, `NAME-2` and so on that `parent` does not hold yet.
+pub fn unused(parent: &Path, name: &str) -> PathBuf {
+    let mut candidates = (1..).map(|number: usize| parent.join(format!("{name}-{number}")));
+    candidates.find(|path| !path.exists()).unwrap_or_else(|| parent.join(name))
+}

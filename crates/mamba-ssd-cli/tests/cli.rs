@@ -1,0 +1,271 @@
+//! Drives the program as a user would: what is wrong with the input is one line and a failure, nothing is written by
+//! halves, and a run that was stopped goes on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const SMALL: [&str; 2] = ["--scale", "0.002"];
+
+fn program(args: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mamba-ssd"));
+    command.args(args).current_dir(folder).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str], folder: &Path) -> Output {
+    program(args, folder).output().expect("the program starts")
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Fails with code 1, and says why in one line that holds all of `parts`.
+fn assert_refused(args: &[&str], folder: &Path, parts: &[&str]) {
+    let output = run(args, folder);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?} ended with {error}");
+    assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1, "not one line: {error}");
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+/// A copy of the bundled teacher, to be spoilt.
+fn teacher(folder: &Path) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/teacher");
+    let to = folder.join("teacher");
+    fs::create_dir(&to).expect("a new folder");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(from.join(name), to.join(name)).expect("the bundled teacher");
+    }
+    to
+}
+
+fn write(folder: &Path, name: &str, contents: &str) {
+    fs::write(folder.join(name), contents).expect("a writable folder");
+}
+
+fn recipe(extra: &str) -> String {
+    format!(
+        "name = \"tiny\"\n{extra}\n[[stage]]\nkind = \"logits\"\ntokens = 64\nlr = 1e-3\nbatch = 1\nseq_len = 32\n"
+    )
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    let text = fs::read_to_string(path).expect("a written file");
+    serde_json::from_str(&text).expect("valid JSON")
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Waits until `path` is there and not empty.
+fn await_file(path: &Path, child: &mut Child) {
+    let started = Instant::now();
+    while !fs::metadata(path).is_ok_and(|file| file.len() > 0) {
+        let status = child.try_wait().expect("a child to ask");
+        assert!(status.is_none(), "ended with {status:?} before {} was there", path.display());
+        assert!(started.elapsed() < Duration::from_secs(100), "{} does not come", path.display());
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn signal(child: &Child, signal: &str) {
+    let status = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(status.expect("kill runs").success());
+}
+
+#[test]
+fn an_unknown_recipe_field_is_named() {
+    let folder = folder();
+    write(folder.path(), "recipe.toml", &recipe("learning_rate = 3"));
+    assert_refused(&["distill", "--recipe", "recipe.toml"], folder.path(), &["recipe.toml", "learning_rate"]);
+    assert_eq!(entries(folder.path()), ["recipe.toml"]);
+}
+
+#[test]
+fn an_unknown_preset_is_answered_with_those_there_are() {
+    assert_refused(&["distill", "--preset", "demoo"], folder().path(), &["demoo", "demo", "llamba-1b"]);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let folder = folder();
+    assert_refused(&["distill", "--recipe", "absent.toml"], folder.path(), &["absent.toml", "No such file"]);
+    assert_refused(&["inspect", "absent"], folder.path(), &["absent", "No such file"]);
+    assert_refused(&["generate", "--model", "absent", "--prompt", "hello"], folder.path(), &["absent"]);
+    assert_refused(&["distill", "--resume", "absent"], folder.path(), &["absent", "--resume"]);
+    assert_eq!(entries(folder.path()), [""; 0]);
+}
+
+#[test]
+fn truncated_weights_are_refused_and_nothing_is_written() {
+    let folder = folder();
+    let weights = teacher(folder.path()).join("model.safetensors");
+    let bytes = fs::read(&weights).expect("weights");
+    fs::write(&weights, &bytes[..bytes.len() / 2]).expect("a writable folder");
+    assert_refused(&["distill", "--teacher", "teacher", "--out", "run"], folder.path(), &["model.safetensors"]);
+    assert_refused(&["convert", "teacher", "out"], folder.path(), &["model.safetensors"]);
+    assert_eq!(entries(folder.path()), ["teacher"]);
+}
+
+#[test]
+fn weights_of_another_shape_are_listed() {
+    let folder = folder();
+    let path = teacher(folder.path()).join("config.json");
+    let mut config = json(&path);
+    let layers = config["num_hidden_layers"].as_u64().expect("a number of layers");
+    config["intermediate_size"] = (config["intermediate_size"].as_u64().expect("a width") + 8).into();
+    fs::write(&path, config.to_string()).expect("a writable folder");
+    assert_refused(&["inspect", "teacher"], folder.path(), &["wrong shape", "mlp.gate_proj.weight"]);
+    config["num_hidden_layers"] = (layers + 1).into();
+    fs::write(&path, config.to_string()).expect("a writable folder");
+    assert_refused(&["distill", "--teacher", "teacher"], folder.path(), &["missing"]);
+}
+
+#[test]
+fn a_config_of_another_family_is_answered_with_those_covered() {
+    let folder = folder();
+    write(&teacher(folder.path()), "config.json", "{\"model_type\": \"bert\", \"hidden_size\": 64}");
+    assert_refused(&["inspect", "teacher"], folder.path(), &["config.json", "bert", "llama"]);
+}
+
+#[test]
+fn an_empty_data_file_is_refused() {
+    let folder = folder();
+    write(folder.path(), "data.jsonl", "");
+    write(folder.path(), "recipe.toml", &recipe("[data]\npath = \"data.jsonl\""));
+    assert_refused(&["distill", "--recipe", "recipe.toml", "--out", "run"], folder.path(), &["data.jsonl", "no text"]);
+    assert_eq!(entries(folder.path()), ["data.jsonl", "recipe.toml"]);
+}
+
+#[test]
+fn an_output_folder_must_be_empty_and_writable() {
+    let folder = folder();
+    write(folder.path(), "file", "in the way");
+    assert_refused(&["distill", "--out", "."], folder.path(), &["not empty", "--out"]);
+    assert_refused(&["distill", "--out", "file/run"], folder.path(), &["cannot write", "file/run"]);
+    assert_eq!(entries(folder.path()), ["file"]);
+}
+
+#[test]
+fn an_empty_prompt_is_refused() {
+    assert_refused(&["generate", "--model", ".", "--prompt", " "], folder().path(), &["--prompt is empty"]);
+}
+
+#[test]
+fn a_device_that_is_not_compiled_in_is_refused() {
+    if cfg!(not(feature = "cuda")) {
+        assert_refused(&["distill", "--device", "cuda:1"], folder().path(), &["without cuda", "--features cuda"]);
+    }
+}
+
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let folder = folder();
+    teacher(folder.path());
+    let mut child = program(&["inspect", "teacher"], folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn doctor_finds_the_cpu() {
+    let output = run(&["doctor"], folder().path());
+    assert!(output.status.success() && text(&output.stdout).contains("flex       works"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn conversion_reports_writes_and_can_be_read_back() {
+    let folder = folder();
+    teacher(folder.path());
+    let dry = run(&["convert", "teacher", "student", "--dry-run"], folder.path());
+    assert!(dry.status.success() && text(&dry.stdout).contains("nothing was written"), "{}", text(&dry.stderr));
+    assert_eq!(entries(folder.path()), ["teacher"]);
+    let hybrid = run(&["convert", "teacher", "student", "--layers", "0", "--init", "qkvo"], folder.path());
+    assert!(hybrid.status.success(), "{}", text(&hybrid.stderr));
+    let shown = text(&run(&["inspect", "student"], folder.path()).stdout);
+    assert!(shown.contains("layer 0     discrete Mamba-2") && shown.contains("attention"), "{shown}");
+}
+
+#[test]
+fn a_small_run_writes_everything_and_its_student_answers() {
+    let folder = folder();
+    let output = run(&[&["distill"], &SMALL[..]].concat(), folder.path());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty(), "a bar on no terminal: {}", text(&output.stderr));
+    let run_folder = folder.path().join("runs/demo-1");
+    assert_eq!(
+        entries(&run_folder),
+        ["metrics.jsonl", "recipe.toml", "report.html", "run.json", "student", "summary.json"]
+    );
+    let summary = json(&run_folder.join("summary.json"));
+    for figure in ["teacher_params", "student_params", "teacher_ppl", "student_ppl", "teacher_accuracy", "student_accuracy"] {
+        assert!(summary[figure].is_number(), "{figure} is {}", summary[figure]);
+    }
+    assert_eq!(summary["student_ppl_by_stage"].as_array().map(Vec::len), Some(3));
+    let kinds: Vec<_> = summary["stages"].as_array().expect("stages").iter().map(|stage| &stage["kind"]).collect();
+    assert_eq!(kinds, ["matrices", "hidden", "logits"]);
+    let report = fs::read_to_string(run_folder.join("report.html")).expect("a report");
+    assert!(report.contains("<svg") && report.contains("layer 0, head 0"));
+    let args = ["generate", "--model", "runs/demo-1/student", "--prompt", "Ann has 3 apples.", "--max-tokens", "4"];
+    let answer = run(&args, folder.path());
+    assert!(answer.status.success(), "{}", text(&answer.stderr));
+}
+
+#[test]
+fn ctrl_c_saves_and_a_killed_run_goes_on() {
+    let folder = folder();
+    let run_folder = folder.path().join("run");
+    let start = [&["distill", "--out", "run"], &SMALL[..]].concat();
+    let mut child = program(&start, folder.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    await_file(&run_folder.join("metrics.jsonl"), &mut child);
+    signal(&child, "-INT");
+    let stopped = child.wait_with_output().expect("it ends");
+    assert_eq!(stopped.status.code(), Some(130));
+    assert!(text(&stopped.stderr).contains("mamba-ssd distill --resume run"), "{}", text(&stopped.stderr));
+    assert!(run_folder.join("checkpoint.safetensors").exists() && !run_folder.join("summary.json").exists());
+
+    let resume = ["distill", "--resume", "run"];
+    let before = fs::metadata(run_folder.join("metrics.jsonl")).expect("metrics").len();
+    let mut child = program(&resume, folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let started = Instant::now();
+    while fs::metadata(run_folder.join("metrics.jsonl")).map_or(0, |file| file.len()) <= before {
+        assert!(started.elapsed() < Duration::from_secs(100) && child.try_wait().expect("a child").is_none());
+        sleep(Duration::from_millis(20));
+    }
+    signal(&child, "-KILL");
+    assert!(!child.wait().expect("it ends").success());
+
+    let finished = run(&resume, folder.path());
+    assert!(finished.status.success(), "{}", text(&finished.stderr));
+    assert!(json(&run_folder.join("summary.json"))["student_ppl"].is_number());
+    let metrics = fs::read_to_string(run_folder.join("metrics.jsonl")).expect("metrics");
+    let steps: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut places: Vec<_> = steps.iter().map(|step| (step["stage"].as_u64(), step["step"].as_u64())).collect();
+    let count = places.len();
+    places.sort_unstable();
+    places.dedup();
+    assert_eq!(places.len(), count, "a step is there twice");
+    assert_refused(&resume, folder.path(), &["finished"]);
+}

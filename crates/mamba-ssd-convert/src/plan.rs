@@ -1,0 +1,169 @@
+//! What to convert, and how.
+
+use mamba_ssd::{Attention, AttentionConfig, DiscreteMamba2, DiscreteMamba2Config};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::{ConvertError, LayerReport, attention_to_discrete_mamba2};
+
+/// Where a mixer's weights start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// As MOHAWK starts: gate open, convolution the identity, D = 1, projections random. Nothing of
+    /// Q, K, V and O is used.
+    #[default]
+    Mohawk,
+    /// Q → C, K → B, V → x, O → out_proj, with D = 0: masked linear attention with a decay.
+    Qkvo,
+}
+
+/// The layers whose attention becomes a mixer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerSelection {
+    /// Every layer.
+    #[default]
+    All,
+    /// Layers 0, n, 2n and so on.
+    EveryNth(usize),
+    /// These layers.
+    List(Vec<usize>),
+    /// Every layer but these, which keep their attention.
+    AllExcept(Vec<usize>),
+}
+
+impl LayerSelection {
+    /// The selected layers of `n_layers`, in order and without repetition.
+    ///
+    /// # Errors
+    ///
+    /// If a listed layer does not exist, or none is left.
+    pub fn resolve(&self, n_layers: usize) -> Result<Vec<usize>, ConvertError> {
+        let listed = match self {
+            Self::List(layers) | Self::AllExcept(layers) => layers.as_slice(),
+            Self::All | Self::EveryNth(_) => &[],
+        };
+        if let Some(&layer) = listed.iter().find(|&&layer| layer >= n_layers) {
+            return Err(ConvertError::NoSuchLayer { layer, n_layers });
+        }
+        let selected: Vec<usize> = (0..n_layers).filter(|&layer| self.contains(layer)).collect();
+        if selected.is_empty() {
+            return Err(ConvertError::NothingSelected);
+        }
+        Ok(selected)
+    }
+
+    fn contains(&self, layer: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::EveryNth(n) => *n > 0 && layer.is_multiple_of(*n),
+            Self::List(layers) => layers.contains(&layer),
+            Self::AllExcept(layers) => !layers.contains(&layer),
+        }
+    }
+}
+
+/// A conversion of a whole model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConversionPlan {
+    /// The layers that change.
+    pub layers: LayerSelection,
+    /// Where their weights start.
+    pub init: Init,
+    /// State size n; the attention's head dimension when absent.
+    pub d_state: Option<usize>,
+    /// Heads h; the attention's query heads when absent. Matrices of teacher and student can be
+    /// compared only when they agree.
+    pub n_heads: Option<usize>,
+    /// Tokens per chunk of the scan; 128 when absent.
+    pub chunk_size: Option<usize>,
+    /// Seed of the random weights. Every layer draws from a stream of its own.
+    pub seed: u64,
+}
+
+/// The conversion of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerPlan {
+    /// Index of the layer.
+    pub layer: usize,
+    /// Layers of the model; the output projection starts at `1/√n_layers` of its usual size.
+    pub n_layers: usize,
+    /// Where the weights start.
+    pub init: Init,
+    /// Seed of the random weights.
+    pub seed: u64,
+}
+
+impl LayerPlan {
+    /// The layer's own random stream, whatever other layers are converted.
+    pub(crate) fn rng(&self) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.layer as u64);
+        rng
+    }
+}
+
+impl ConversionPlan {
+    /// The shapes of the mixer that takes the place of an attention.
+    ///
+    /// The inner width is that of the attention's heads where the mixer can have it, else
+    /// `d_model`.
+    pub fn mixer_config(&self, attention: &AttentionConfig) -> DiscreteMamba2Config {
+        let d_state = self.d_state.unwrap_or(attention.head_dim);
+        let n_heads = self.n_heads.unwrap_or(attention.n_heads);
+        let width = attention.n_heads * attention.head_dim;
+        let config = DiscreteMamba2Config::new(attention.d_model, n_heads, d_state);
+        let expand = (width / attention.d_model).max(1);
+        let chunk_size = self.chunk_size.unwrap_or(config.chunk_size);
+        config.with_expand(expand).with_chunk_size(chunk_size)
+    }
+
+    /// Converts one layer of a model of `n_layers`.
+    ///
+    /// # Errors
+    ///
+    /// See [`attention_to_discrete_mamba2`].
+    pub fn convert_layer(
+        &self,
+        layer: usize,
+        n_layers: usize,
+        attention: &Attention,
+    ) -> Result<(DiscreteMamba2, LayerReport), ConvertError> {
+        let plan = LayerPlan { layer, n_layers, init: self.init, seed: self.seed };
+        attention_to_discrete_mamba2(attention, &self.mixer_config(attention.config()), plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selections_name_the_layers_that_change() {
+        let resolve = |selection: LayerSelection| selection.resolve(6);
+        assert_eq!(resolve(LayerSelection::All), Ok(vec![0, 1, 2, 3, 4, 5]));
+        assert_eq!(resolve(LayerSelection::EveryNth(2)), Ok(vec![0, 2, 4]));
+        assert_eq!(resolve(LayerSelection::List(vec![5, 1, 1])), Ok(vec![1, 5]));
+        assert_eq!(resolve(LayerSelection::AllExcept(vec![4, 1])), Ok(vec![0, 2, 3, 5]));
+    }
+
+    #[test]
+    fn impossible_selections_are_refused() {
+        let missing = ConvertError::NoSuchLayer { layer: 6, n_layers: 6 };
+        assert_eq!(LayerSelection::List(vec![6]).resolve(6), Err(missing));
+        assert_eq!(LayerSelection::EveryNth(0).resolve(6), Err(ConvertError::NothingSelected));
+        assert_eq!(LayerSelection::List(vec![]).resolve(6), Err(ConvertError::NothingSelected));
+    }
+
+    #[test]
+    fn plans_read_as_a_recipe_writes_them() {
+        let text = r#"{"layers": {"all_except": [4, 10]}, "init": "qkvo", "d_state": 64, "seed": 3}"#;
+        let plan: ConversionPlan = serde_json::from_str(text).expect("a valid plan");
+        assert_eq!(plan.layers, LayerSelection::AllExcept(vec![4, 10]));
+        assert_eq!((plan.init, plan.d_state, plan.seed), (Init::Qkvo, Some(64), 3));
+        assert!(serde_json::from_str::<ConversionPlan>(r#"{"dstate": 64}"#).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! From the path of a parameter in a model to its key in a file.
+
+/// The key names of one dialect.
+pub(crate) struct Names {
+    /// In front of every key but the head's.
+    root: &'static str,
+    /// The token embedding.
+    embedding: &'static str,
+    /// The norm in front of the head.
+    final_norm: &'static str,
+    /// An attention's parameters within a layer.
+    attention: &'static str,
+    /// An attention's output projection.
+    attention_out: &'static str,
+    /// Keys that other writers use for the same tensor, and the keys they stand for.
+    aliases: &'static [(&'static str, &'static str)],
+}
+
+impl Names {
+    /// transformers' Llama.
+    pub(crate) const LLAMA: Self = Self {
+        root: "model",
+        embedding: "embed_tokens",
+        final_norm: "norm",
+        attention: "self_attn",
+        attention_out: "o_proj",
+        aliases: &[],
+    };
+    /// Llamba and its hybrids. Fast-LLM writes an untied head under the backbone.
+    pub(crate) const LLAMBA: Self = Self {
+        root: "backbone",
+        embedding: "embedding",
+        final_norm: "final_layernorm",
+        attention: "mixer.self_attn",
+        attention_out: "o_proj",
+        aliases: &[("backbone.lm_head.weight", "lm_head.weight")],
+    };
+    /// transformers' Phi.
+    pub(crate) const PHI: Self = Self {
+        root: "model",
+        embedding: "embed_tokens",
+        final_norm: "final_layernorm",
+        attention: "self_attn",
+        attention_out: "dense",
+        aliases: &[],
+    };
+    /// Phi-Mamba and its hybrids.
+    pub(crate) const PHI_MAMBA: Self = Self {
+        root: "backbone",
+        embedding: "embedding",
+        final_norm: "final_layernorm",
+        attention: "mixer.self_attn",
+        attention_out: "dense",
+        aliases: &[],
+    };
+    /// Mamba-2 of transformers; state-spaces writes the embedding in the singular.
+    pub(crate) const MAMBA2: Self = Self {
+        root: "backbone",
+        embedding: "embeddings",
+        final_norm: "norm_f",
+        attention: "mixer.self_attn",
+        attention_out: "out_proj",
+        aliases: &[("backbone.embedding.weight", "backbone.embeddings.weight")],
+    };
+
+    /// The key of the parameter at `path`, such as `layers.3.mixer.Attention.o_proj.weight`.
+    pub(super) fn key(&self, path: &[&str]) -> String {
+        let (root, rest) = (self.root, &path[1..]);
+        match path[0] {
+            "embedding" => format!("{root}.{}.{}", self.embedding, rest.join(".")),
+            "final_layernorm" => format!("{root}.{}.{}", self.final_norm, rest.join(".")),
+            "layers" => format!("{}{}", self.layer(rest[0]), self.in_layer(&rest[1..])),
+            _ => path.join("."),
+        }
+    }
+
+    /// What the keys of a layer begin with.
+    pub(super) fn layer(&self, layer: impl std::fmt::Display) -> String {
+        format!("{}.layers.{layer}.", self.root)
+    }
+
+    fn in_layer(&self, path: &[&str]) -> String {
+        match path {
+            ["mixer", "Attention", "o_proj", rest @ ..] => {
+                format!("{}.{}.{}", self.attention, self.attention_out, rest.join("."))
+            }
+            ["mixer", "Attention", rest @ ..] => format!("{}.{}", self.attention, rest.join(".")),
+            ["mixer", _, "d"] => "mixer.D".to_string(),
+            ["mixer", _, "a_log"] => "mixer.A_log".to_string(),
+            ["mixer", _, rest @ ..] => format!("mixer.{}", rest.join(".")),
+            other => other.join("."),
+        }
+    }
+
+    /// The key that this dialect uses for a key found in a file, or nothing if it is no parameter.
+    pub(super) fn canonical<'a>(&self, key: &'a str) -> Option<&'a str> {
+        if key.contains("rotary_emb.") {
+            return None; // frequencies that old files hold beside the weights
+        }
+        let alias = self.aliases.iter().find(|(alias, _)| *alias == key);
+        Some(alias.map_or(key, |(_, canonical)| canonical))
+    }
+}

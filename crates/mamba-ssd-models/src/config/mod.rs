@@ -1,0 +1,208 @@
+//! `config.json`, in the dialects that the checkpoints use.
+//!
+//! | dialect | recognised by | becomes |
+//! |---|---|---|
+//! | transformers Llama | `"model_type": "llama"` | [`LlamaConfig`], attention in every layer |
+//! | Llamba | `"model_type": "llamba"` | [`LlamaConfig`]; `attn_layer_idx` and `attn_cfg` make it a hybrid |
+//! | transformers Phi | `"model_type": "phi"` | [`PhiConfig`], attention in every layer |
+//! | Phi-Mamba | `LanguageModel`, `MixerModel`, `Block..` | [`PhiConfig`]; the blocks in the order of the file |
+//! | transformers Mamba-2 | `"model_type": "mamba2"` | [`Mamba2LmConfig`] |
+//! | state-spaces Mamba-2 | `ssm_cfg.layer` is `"Mamba2"` | [`Mamba2LmConfig`] |
+//!
+//! A model is written in the dialect that its mixers call for.
+
+mod json;
+mod llama;
+mod mamba2;
+mod mixers;
+mod phi;
+mod rope;
+
+use burn::tensor::Device;
+use mamba_ssd::MixerConfig;
+use serde_json::{Map, Value, json};
+
+pub use llama::LlamaConfig;
+pub use mamba2::Mamba2LmConfig;
+pub(crate) use mixers::kind;
+pub use phi::PhiConfig;
+
+use crate::Model;
+use crate::checkpoint::Names;
+use json::{Fields, Result};
+
+/// The configuration of any model.
+#[derive(Clone, Debug)]
+pub enum ModelConfig {
+    /// Llama, Llamba or a hybrid.
+    Llama(LlamaConfig),
+    /// Phi, Phi-Mamba or a hybrid.
+    Phi(PhiConfig),
+    /// Mamba-2.
+    Mamba2(Mamba2LmConfig),
+}
+
+/// Tokens with a meaning of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Any of these ends a text.
+    pub eos: Vec<u32>,
+}
+
+const FAMILIES: &str = "llama, llamba, phi, Phi-Mamba, mamba2";
+
+impl ModelConfig {
+    /// Reads a `config.json` of any dialect.
+    ///
+    /// # Errors
+    ///
+    /// What was found and what was expected, if a field is missing or wrong, or the family is not
+    /// covered.
+    pub fn from_json(text: &str) -> std::result::Result<Self, String> {
+        let value = json::parse(text)?;
+        let fields = Fields::new(&value)?;
+        if fields.get("MixerModel").is_some() {
+            return PhiConfig::from_phi_mamba(&fields).map(Self::Phi);
+        }
+        match fields.str_or("model_type", "")? {
+            "llama" => LlamaConfig::from_llama(&fields).map(Self::Llama),
+            "llamba" => LlamaConfig::from_llamba(&fields).map(Self::Llama),
+            "phi" => PhiConfig::from_phi(&fields).map(Self::Phi),
+            "mamba2" => Mamba2LmConfig::from_transformers(&fields).map(Self::Mamba2),
+            "" if fields.get("ssm_cfg").is_some() => Mamba2LmConfig::from_state_spaces(&fields).map(Self::Mamba2),
+            "" => Err(format!("`model_type` is missing, expected one of {FAMILIES}")),
+            other => Err(format!("`model_type` is \"{other}\", expected one of {FAMILIES}")),
+        }
+    }
+
+    /// Writes the dialect that the mixers call for.
+    ///
+    /// # Errors
+    ///
+    /// If no dialect can express the model.
+    pub fn to_json(&self) -> std::result::Result<String, String> {
+        let value = match self {
+            Self::Llama(config) => config.to_json(),
+            Self::Phi(config) => config.to_json(),
+            Self::Mamba2(config) => Ok(config.to_json()),
+        };
+        Ok(format!("{:#}\n", value?))
+    }
+
+    /// A model with random weights.
+    pub fn init(&self, device: &Device) -> Model {
+        match self {
+            Self::Llama(config) => Model::Llama(config.init(device)),
+            Self::Phi(config) => Model::Phi(config.init(device)),
+            Self::Mamba2(config) => Model::Mamba2(config.init(device)),
+        }
+    }
+
+    /// Number of parameters, counted without allocating any. A tied head counts once.
+    pub fn n_params(&self) -> usize {
+        match self {
+            Self::Llama(config) => config.n_params(),
+            Self::Phi(config) => config.n_params(),
+            Self::Mamba2(config) => config.n_params(),
+        }
+    }
+
+    /// The mixer of every layer.
+    pub fn mixers(&self) -> Vec<MixerConfig> {
+        match self {
+            Self::Llama(config) => config.mixers.clone(),
+            Self::Phi(config) => config.mixers.clone(),
+            Self::Mamba2(config) => vec![MixerConfig::Mamba2(config.mixer.clone()); config.n_layers],
+        }
+    }
+
+    /// Tokens with a meaning of their own.
+    pub fn tokens(&self) -> &SpecialTokens {
+        match self {
+            Self::Llama(config) => &config.tokens,
+            Self::Phi(config) => &config.tokens,
+            Self::Mamba2(config) => &config.tokens,
+        }
+    }
+
+    /// Whether the embedding is also the head.
+    pub(crate) fn tied(&self) -> bool {
+        match self {
+            Self::Llama(config) => config.tie_embeddings,
+            Self::Phi(_) => false,
+            Self::Mamba2(config) => config.tie_embeddings,
+        }
+    }
+
+    /// The key names of the dialect that the mixers call for.
+    pub(crate) fn names(&self) -> &'static Names {
+        match self {
+            Self::Llama(config) if is_transformer(&config.mixers) => &Names::LLAMA,
+            Self::Llama(_) => &Names::LLAMBA,
+            Self::Phi(config) if is_transformer(&config.mixers) => &Names::PHI,
+            Self::Phi(_) => &Names::PHI_MAMBA,
+            Self::Mamba2(_) => &Names::MAMBA2,
+        }
+    }
+}
+
+impl SpecialTokens {
+    fn parse(fields: &Fields) -> Result<Self> {
+        let ids = |name| fields.usizes(name).map(|ids| ids.into_iter().map(|id| id as u32).collect::<Vec<_>>());
+        Ok(Self { bos: ids("bos_token_id")?.first().copied(), eos: ids("eos_token_id")? })
+    }
+
+    fn write(&self, object: &mut Map<String, Value>) {
+        object.insert("bos_token_id".into(), json!(self.bos));
+        let eos = match self.eos.as_slice() {
+            [] => Value::Null,
+            [one] => json!(one),
+            many => json!(many),
+        };
+        object.insert("eos_token_id".into(), eos);
+    }
+}
+
+/// Whether attention is in every layer.
+fn is_transformer(mixers: &[MixerConfig]) -> bool {
+    mixers.iter().all(|mixer| matches!(mixer, MixerConfig::Attention(_)))
+}
+
+/// The one attention of a model that has attention in every layer.
+fn as_attention(mixer: &MixerConfig) -> Option<&mamba_ssd::AttentionConfig> {
+    match mixer {
+        MixerConfig::Attention(config) => Some(config),
+        _ => None,
+    }
+}
+
+/// The discrete Mamba-2 mixer of a layer, if that is what it holds.
+fn as_discrete(mixer: &MixerConfig) -> Option<&mamba_ssd::DiscreteMamba2Config> {
+    match mixer {
+        MixerConfig::DiscreteMamba2(config) => Some(config),
+        _ => None,
+    }
+}
+
+/// An error if a layer holds a mixer that the dialects of transformers and MOHAWK do not know.
+fn refuse_stock_mamba2(mixers: &[MixerConfig]) -> Result<()> {
+    match mixers.iter().position(|mixer| matches!(mixer, MixerConfig::Mamba2(_))) {
+        None => Ok(()),
+        Some(layer) => Err(format!("layer {layer} is a stock Mamba-2 mixer, which the format cannot express")),
+    }
+}
+
+/// `vocab_size` rounded up to a multiple, as the embedding is.
+fn padded(vocab_size: usize, multiple: usize) -> usize {
+    vocab_size.next_multiple_of(multiple)
+}
+
+/// An object of a JSON literal.
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        other => Map::from_iter([("value".to_string(), other)]),
+    }
+}

@@ -1,0 +1,139 @@
+//! Llama, Llamba and the hybrids of the two.
+//!
+//! ```text
+//! x ← x + mixer(RMSNorm(x))
+//! x ← x + down(silu(gate(h)) · up(h))      h = RMSNorm(x)
+//! ```
+//!
+//! Touvron et al. (2023); Llamba: Bick et al. (2025). The mixers of the layers make the difference.
+
+use burn::module::Module;
+use burn::nn::{Embedding, Linear};
+use burn::tensor::activation::silu;
+use burn::tensor::module::linear;
+use burn::tensor::{Int, Tensor};
+use mamba_ssd::norm::RmsNorm;
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments};
+
+use crate::LlamaConfig;
+
+/// A language model of sequential pre-norm blocks.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// Token embedding, `[v d]`.
+    pub embedding: Embedding,
+    /// The layers.
+    pub layers: Vec<LlamaBlock>,
+    /// The norm in front of the head.
+    pub final_layernorm: RmsNorm,
+    /// The head; absent when the embedding serves as head.
+    pub lm_head: Option<Linear>,
+    #[module(skip)]
+    pub(crate) config: LlamaConfig,
+}
+
+/// A layer: mixer, then MLP, each behind a norm and beside a residual.
+#[derive(Module, Debug)]
+pub struct LlamaBlock {
+    /// The norm in front of the mixer.
+    pub input_layernorm: RmsNorm,
+    /// The mixer.
+    pub mixer: Mixer,
+    /// The norm in front of the MLP, whatever the mixer is.
+    pub post_attention_layernorm: RmsNorm,
+    /// The MLP.
+    pub mlp: LlamaMlp,
+}
+
+/// A gated MLP, `down(silu(gate(x)) · up(x))`.
+#[derive(Module, Debug)]
+pub struct LlamaMlp {
+    /// The half that silu acts on.
+    pub gate_proj: Linear,
+    /// The other half.
+    pub up_proj: Linear,
+    /// Back to the width of the residual stream.
+    pub down_proj: Linear,
+}
+
+impl Llama {
+    /// Shapes of this model, with the mixers it holds now.
+    pub fn config(&self) -> LlamaConfig {
+        let mixers = self.layers.iter().map(|layer| layer.mixer.config()).collect();
+        LlamaConfig { mixers, ..self.config.clone() }
+    }
+}
+
+impl LlamaMlp {
+    /// `[.. d]` to `[.. d]`.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let gate = silu(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
+    }
+}
+
+impl LlamaBlock {
+    /// What follows the mixer: residual, norm and MLP.
+    fn after_mixer<const D: usize>(&self, hidden: Tensor<D>, mixed: Tensor<D>) -> Tensor<D> {
+        let hidden = hidden + mixed;
+        let normal = self.post_attention_layernorm.forward(hidden.clone());
+        hidden + self.mlp.forward(normal)
+    }
+}
+
+impl Backbone for Llama {
+    fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn d_model(&self) -> usize {
+        self.config.d_model
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn mixer(&self, layer: usize) -> &Mixer {
+        &self.layers[layer].mixer
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.embedding.forward(tokens)
+    }
+
+    fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
+        let block = &self.layers[layer];
+        let mixed = block.mixer.forward(block.input_layernorm.forward(hidden.clone()), segments);
+        block.after_mixer(hidden, mixed)
+    }
+
+    fn mixer_input(&self, layer: usize, hidden: Tensor<3>) -> Tensor<3> {
+        self.layers[layer].input_layernorm.forward(hidden)
+    }
+
+    fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let normal = self.final_layernorm.forward(hidden);
+        head(&self.embedding, self.lm_head.as_ref(), normal)
+    }
+
+    fn layer_prefill(&self, layer: usize, hidden: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
+        let block = &self.layers[layer];
+        let (mixed, state) = block.mixer.prefill(block.input_layernorm.forward(hidden.clone()), state);
+        (block.after_mixer(hidden, mixed), state)
+    }
+
+    fn layer_step(&self, layer: usize, hidden: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
+        let block = &self.layers[layer];
+        let (mixed, state) = block.mixer.step(block.input_layernorm.forward(hidden.clone()), state);
+        (block.after_mixer(hidden, mixed), state)
+    }
+}
+
+/// Logits `[b t v]` through a head of its own, or through the embedding.
+pub(crate) fn head(embedding: &Embedding, lm_head: Option<&Linear>, hidden: Tensor<3>) -> Tensor<3> {
+    match lm_head {
+        Some(head) => head.forward(hidden),
+        None => linear(hidden, embedding.weight.val().transpose(), None),
+    }
+}

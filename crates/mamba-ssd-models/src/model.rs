@@ -1,0 +1,163 @@
+//! Any of the models, and its folder.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device, Int, Tensor};
+use mamba_ssd::{Backbone, Mixer, MixerState, Segments};
+
+use crate::checkpoint;
+use crate::{Llama, Mamba2Lm, ModelConfig, ModelError, Phi};
+
+/// A language model of any covered family.
+#[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one per process, not a list of them
+pub enum Model {
+    /// Llama, Llamba or a hybrid.
+    Llama(Llama),
+    /// Phi, Phi-Mamba or a hybrid.
+    Phi(Phi),
+    /// Mamba-2.
+    Mamba2(Mamba2Lm),
+}
+
+/// The same expression for the model inside, whichever it is.
+macro_rules! inside {
+    ($model:expr, $inner:ident => $body:expr) => {
+        match $model {
+            Model::Llama($inner) => $body,
+            Model::Phi($inner) => $body,
+            Model::Mamba2($inner) => $body,
+        }
+    };
+}
+
+impl Model {
+    /// Reads a folder with `config.json` and `model.safetensors` (or its shards), as f32.
+    ///
+    /// # Errors
+    ///
+    /// If a file is missing, malformed or truncated, the family is not covered, or the tensors are
+    /// not exactly those of the configuration.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::load_as(dir, device, DType::F32)
+    }
+
+    /// [`Model::load`], with weights of another float type.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::load`].
+    pub fn load_as(dir: &Path, device: &Device, dtype: DType) -> Result<Self, ModelError> {
+        checkpoint::load(dir, device, dtype)
+    }
+
+    /// A model from the text of its `config.json` and the bytes of its `model.safetensors`, as f32.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::load`].
+    pub fn from_bytes(config_json: &str, safetensors: &[u8], device: &Device) -> Result<Self, ModelError> {
+        checkpoint::from_bytes(config_json, safetensors, device, DType::F32)
+    }
+
+    /// Writes the folder that [`Model::load`] reads: `config.json`, `model.safetensors` and, when
+    /// given, `tokenizer.json`. Weights keep their types.
+    ///
+    /// Every file is complete under a temporary name before the first is renamed to its own.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be written, or no format can express the model.
+    pub fn save(&self, dir: &Path, tokenizer_json: Option<&[u8]>) -> Result<(), ModelError> {
+        checkpoint::save(self, dir, tokenizer_json, None)
+    }
+
+    /// [`Model::save`], with weights converted to a float type.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::save`].
+    pub fn save_as(&self, dir: &Path, tokenizer_json: Option<&[u8]>, dtype: DType) -> Result<(), ModelError> {
+        checkpoint::save(self, dir, tokenizer_json, Some(dtype))
+    }
+
+    /// The text of this model's `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// If no format can express the model.
+    pub fn config_json(&self) -> Result<String, ModelError> {
+        self.config().to_json().map_err(ModelError::Unwritable)
+    }
+
+    /// The bytes of this model's `model.safetensors`.
+    ///
+    /// # Errors
+    ///
+    /// If the weights cannot be read back from the device.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
+        checkpoint::to_safetensors(self, None)
+    }
+
+    /// Shapes of this model, with the mixers it holds now.
+    pub fn config(&self) -> ModelConfig {
+        match self {
+            Self::Llama(model) => ModelConfig::Llama(model.config()),
+            Self::Phi(model) => ModelConfig::Phi(model.config()),
+            Self::Mamba2(model) => ModelConfig::Mamba2(model.config()),
+        }
+    }
+
+    /// Number of parameters. A tied head counts once.
+    pub fn n_params(&self) -> usize {
+        self.num_params()
+    }
+
+    /// The tokens any of which ends a text.
+    pub fn eos(&self) -> Vec<u32> {
+        self.config().tokens().eos.clone()
+    }
+}
+
+impl Backbone for Model {
+    fn n_layers(&self) -> usize {
+        inside!(self, model => model.n_layers())
+    }
+
+    fn d_model(&self) -> usize {
+        inside!(self, model => model.d_model())
+    }
+
+    fn vocab_size(&self) -> usize {
+        inside!(self, model => model.vocab_size())
+    }
+
+    fn mixer(&self, layer: usize) -> &Mixer {
+        inside!(self, model => model.mixer(layer))
+    }
+
+    fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        inside!(self, model => model.embed(tokens))
+    }
+
+    fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
+        inside!(self, model => model.layer(layer, hidden, segments))
+    }
+
+    fn mixer_input(&self, layer: usize, hidden: Tensor<3>) -> Tensor<3> {
+        inside!(self, model => model.mixer_input(layer, hidden))
+    }
+
+    fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
+        inside!(self, model => model.head(hidden))
+    }
+
+    fn layer_prefill(&self, layer: usize, hidden: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
+        inside!(self, model => model.layer_prefill(layer, hidden, state))
+    }
+
+    fn layer_step(&self, layer: usize, hidden: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
+        inside!(self, model => model.layer_step(layer, hidden, state))
+    }
+}

@@ -1,0 +1,128 @@
+//! Golden models and small random ones.
+#![allow(dead_code)] // every test file uses a part
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use mamba_ssd::rope::RotaryConfig;
+use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, Mamba2Config, MixerConfig};
+use mamba_ssd_models::{LlamaConfig, Mamba2LmConfig, Model, ModelConfig, PhiConfig, SpecialTokens};
+use safetensors::{Dtype, SafeTensors};
+
+pub const GOLDENS: [&str; 5] = ["llama32", "phi15", "mamba2_g1", "mamba2_g2", "mamba2_g8"];
+
+pub fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+pub fn read(name: &str) -> Vec<u8> {
+    std::fs::read(data(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+pub fn read_text(name: &str) -> String {
+    String::from_utf8(read(name)).expect("UTF-8")
+}
+
+pub fn golden_model(family: &str) -> Model {
+    let config = read_text(&format!("{family}.config.json"));
+    let weights = read(&format!("{family}.weights.safetensors"));
+    Model::from_bytes(&config, &weights, &Device::flex()).unwrap_or_else(|error| panic!("{family}: {error}"))
+}
+
+/// Tensors of a golden file.
+pub struct Golden(Vec<u8>);
+
+impl Golden {
+    pub fn open(family: &str) -> Self {
+        Self(read(&format!("{family}.golden.safetensors")))
+    }
+
+    pub fn float<const D: usize>(&self, key: &str) -> Tensor<D> {
+        let (shape, bytes) = self.tensor(key, Dtype::F32);
+        let values: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    pub fn input_ids(&self) -> Tensor<2, Int> {
+        let (shape, bytes) = self.tensor("input_ids", Dtype::I64);
+        let values: Vec<i64> = bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect();
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    fn tensor(&self, key: &str, dtype: Dtype) -> (Vec<usize>, Vec<u8>) {
+        let tensors = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        let view = tensors.tensor(key).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(view.dtype(), dtype);
+        (view.shape().to_vec(), view.data().to_vec())
+    }
+}
+
+pub fn difference<const D: usize>(found: Tensor<D>, expected: Tensor<D>) -> f32 {
+    assert_eq!(found.dims(), expected.dims());
+    (found - expected).abs().max().into_scalar()
+}
+
+pub fn attention(d_model: usize) -> AttentionConfig {
+    AttentionConfig::new(d_model, 4, 2, 6, RotaryConfig::new(6).with_theta(500.0))
+}
+
+pub fn discrete(d_model: usize) -> DiscreteMamba2Config {
+    DiscreteMamba2Config::new(d_model, 4, 6).with_chunk_size(8)
+}
+
+/// A square attention (24 x 24), so that a forgotten transposition raises no shape error.
+pub fn llama(layers: &str) -> Model {
+    let config = LlamaConfig { mixers: mixers(layers, false), tie_embeddings: layers.len() % 2 == 0, ..LlamaConfig::transformer(31, 1, attention(24), 40) };
+    let tokens = SpecialTokens { bos: Some(1), eos: vec![2, 3] };
+    let config = LlamaConfig { norm_epsilon: 1e-6, final_norm_epsilon: 1e-6, max_position: Some(512), tokens, ..config };
+    random(ModelConfig::Llama(config))
+}
+
+pub fn phi(layers: &str) -> Model {
+    random(ModelConfig::Phi(PhiConfig {
+        vocab_size: 31,
+        d_model: 24,
+        d_mlp: 48,
+        mixers: mixers(layers, true),
+        norm_epsilon: 1e-5,
+        max_position: None,
+        tokens: SpecialTokens { bos: None, eos: vec![2] },
+    }))
+}
+
+pub fn mamba2(tied: bool) -> Model {
+    let mixer = Mamba2Config::new(24).with_d_state(8).with_headdim(12).with_ngroups(2).with_chunk_size(8);
+    let tokens = SpecialTokens::default();
+    random(ModelConfig::Mamba2(Mamba2LmConfig { vocab_size: 31, n_layers: 2, mixer, norm_epsilon: 1e-5, tie_embeddings: tied, tokens }))
+}
+
+/// One of every kind: Transformer, student and hybrid of both families, tied and untied.
+pub fn zoo() -> Vec<(String, Model)> {
+    let mut models = vec![("mamba2 tied".to_string(), mamba2(true)), ("mamba2 untied".to_string(), mamba2(false))];
+    for layers in ["aa", "mm", "mam", "amma"] {
+        models.push((format!("llama {layers}"), llama(layers)));
+        models.push((format!("phi {layers}"), phi(layers)));
+    }
+    models
+}
+
+fn random(config: ModelConfig) -> Model {
+    let device = Device::flex();
+    device.seed(11);
+    config.init(&device)
+}
+
+/// `a` is attention, `m` a discrete Mamba-2 mixer.
+fn mixers(layers: &str, biased: bool) -> Vec<MixerConfig> {
+    let attention = attention(24).with_qkv_bias(biased).with_out_bias(biased);
+    let mixer = |layer| match layer {
+        'a' => MixerConfig::Attention(attention.clone()),
+        _ => MixerConfig::DiscreteMamba2(discrete(24)),
+    };
+    layers.chars().map(mixer).collect()
+}
+
+pub fn tokens(rows: usize, length: usize) -> Tensor<2, Int> {
+    let values: Vec<i64> = (0..rows * length).map(|i| (i * i * 7 + i * 3 + 1) as i64 % 31).collect();
+    Tensor::from_data(TensorData::new(values, [rows, length]), &Device::flex())
+}

@@ -1,0 +1,123 @@
+use burn::tensor::Device;
+
+use super::*;
+
+const EOS: u32 = 9;
+
+fn dataset() -> Dataset {
+    let documents = vec![vec![1, 2, 3], vec![4], vec![], vec![5, 6]];
+    Dataset::from_documents(documents, EOS).expect("documents")
+}
+
+#[test]
+fn a_row_knows_documents_targets_and_masks() {
+    let row = batch::Row::cut(&dataset(), 1, 7);
+    assert_eq!(row.tokens, [2, 3, 9, 4, 9, 5, 6]);
+    assert_eq!(row.starts, [0, 0, 0, 3, 3, 5, 5]);
+    assert_eq!(row.mask, [true, true, false, true, false, true, true]);
+    assert_eq!(row.targets[..2], [3, 9]);
+    assert_eq!(row.targets[6], 9);
+}
+
+#[test]
+fn a_row_that_wraps_around_begins_a_new_document() {
+    let row = batch::Row::cut(&dataset(), 7, 4);
+    assert_eq!(row.tokens, [6, 9, 1, 2]);
+    assert_eq!(row.starts, [0, 0, 2, 2]);
+    assert_eq!(row.mask, [true, false, true, true]);
+}
+
+#[test]
+fn a_stream_shorter_than_a_row_is_padded_and_masked() {
+    let data = dataset();
+    let mut loader = Loader::new(&data, 12, 0, Cursor::default());
+    let row = loader.next_row();
+    assert_eq!(row.tokens, [1, 2, 3, 9, 4, 9, 5, 6, 9, 9, 9, 9]);
+    assert_eq!(row.starts[9..], [9, 9, 9]);
+    assert_eq!(row.mask.iter().filter(|&&counts| counts).count(), 6);
+}
+
+#[test]
+fn prompts_carry_no_loss() {
+    let document = Document { tokens: vec![1, 2, 3, 4], prompt: 2 };
+    let data = Dataset::from_documents([document], EOS).expect("a document");
+    let row = batch::Row::cut(&data, 0, 5);
+    // The first prediction that counts is that of token 3.
+    assert_eq!(row.mask, [false, true, true, true, false]);
+}
+
+#[test]
+fn an_epoch_sees_every_row_once_and_epochs_differ() {
+    let documents: Vec<Vec<u32>> = (0..40).map(|d| vec![d; 7]).collect();
+    let data = Dataset::from_documents(documents, 99).expect("documents");
+    let mut loader = Loader::new(&data, 16, 3, Cursor::default());
+    let mut epoch =
+        || -> Vec<Vec<u32>> { (0..loader.rows_per_epoch()).map(|_| loader.next_row().tokens).collect() };
+    let (first, second) = (epoch(), epoch());
+    assert_ne!(first, second);
+    let mut counts = vec![0; 100];
+    first.iter().flatten().for_each(|&token| counts[token as usize] += 1);
+    assert!(counts[..40].iter().all(|&n| n == 7), "{counts:?}");
+}
+
+#[test]
+fn a_loader_continues_from_its_cursor() {
+    let data = Dataset::from_documents((0..30).map(|d| vec![d; 5]), 99).expect("documents");
+    let mut whole = Loader::new(&data, 8, 1, Cursor::default());
+    let taken = whole.rows_per_epoch() + 3;
+    (0..taken).for_each(|_| drop(whole.next_row()));
+    let mut resumed = Loader::new(&data, 8, 1, whole.cursor());
+    for _ in 0..2 * taken {
+        assert_eq!(whole.next_row(), resumed.next_row());
+    }
+}
+
+#[test]
+fn a_batch_of_whole_documents_needs_neither_mask_nor_segments() {
+    let data = Dataset::from_documents([vec![1; 50]], EOS).expect("a document");
+    let rows = [batch::Row::cut(&data, 0, 8), batch::Row::cut(&data, 8, 8)];
+    let batch = Batch::from_rows(&rows, &Device::flex());
+    assert!(batch.mask.is_none() && batch.segments.is_none());
+    assert_eq!((batch.tokens_count(), batch.targets_count), (16, 16));
+
+    let rows = [batch::Row::cut(&data, 47, 8)];
+    let batch = Batch::from_rows(&rows, &Device::flex());
+    assert!(batch.mask.is_some() && batch.segments.is_some());
+    assert!(batch.present.is_none());
+    assert_eq!((batch.targets_count, batch.present_count), (7, 8));
+}
+
+#[test]
+fn the_fingerprint_tells_datasets_apart() {
+    let other = Dataset::from_documents([vec![1, 2, 3, EOS, 4], vec![5, 6]], EOS).expect("some");
+    assert_eq!(other.tokens, dataset().tokens);
+    assert_ne!(other.fingerprint(), dataset().fingerprint());
+}
+
+#[test]
+fn files_are_read_strictly() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("writable");
+        path
+    };
+    let good = write("good.jsonl", "{\"text\": \"Q: a? A: b\"}\n\n{\"text\": \"c\"}\n");
+    let texts = read_texts(&good, "text", Some("A:")).expect("two texts");
+    assert_eq!(texts.len(), 2);
+    assert_eq!((texts[0].prompt, texts[1].prompt), (8, 0));
+    let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    assert_eq!(texts[0].encode(bytes).prompt, 8);
+
+    let plain = write("plain.txt", "one\ntwo\n\n\n\nthree\n");
+    assert_eq!(read_texts(&plain, "text", None).expect("two texts").len(), 2);
+
+    let message = |path: &std::path::Path| match read_texts(path, "text", None) {
+        Ok(_) => panic!("an error was expected"),
+        Err(error) => error.to_string(),
+    };
+    assert!(message(&write("empty.jsonl", "\n")).contains("holds no text"));
+    assert!(message(&write("bad.jsonl", "{\"text\": \"a\"}\n{")).contains("line 2"));
+    assert!(message(&write("field.jsonl", "{\"body\": \"a\"}")).contains("no field `text`"));
+    assert!(message(&folder.path().join("absent.jsonl")).contains("absent.jsonl"));
+}

@@ -1,0 +1,95 @@
+//! Gradients summed over backward passes, and the one look at them that the host takes per step.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::{Gradients, Tensor};
+
+use crate::error::MohawkError;
+use crate::parameters;
+
+/// The sum of several backward passes, by parameter path, flattened.
+///
+/// Weight every loss by its share of the step (its tokens over the tokens of all micro-batches)
+/// before its backward pass, and the sum is the gradient of the mean over all of them.
+#[derive(Debug, Default)]
+pub(crate) struct GradientSum(BTreeMap<String, Tensor<1>>);
+
+impl GradientSum {
+    /// Adds the gradients that `module`'s parameters received.
+    pub fn add<M: Module>(&mut self, module: &M, gradients: Gradients) {
+        for (path, gradient) in parameters::gradients(module, gradients) {
+            let sum = match self.0.remove(&path) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.0.insert(path, sum);
+        }
+    }
+
+    /// Moves the gradient of a parameter out.
+    pub fn take(&mut self, path: &str) -> Option<Tensor<1>> {
+        self.0.remove(path)
+    }
+
+    /// The paths that have a gradient.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+/// The losses of a step and the norm of its gradient, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Reading {
+    /// Every term of the loss, weighted.
+    pub terms: Vec<f64>,
+    /// Global norm of the gradient.
+    pub norm: f64,
+}
+
+/// Where in the run a reading was taken, for the sentinel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub stage: usize,
+    pub step: usize,
+}
+
+impl Reading {
+    /// The loss of the step: the sum of its terms.
+    pub fn loss(&self) -> f64 {
+        self.terms.iter().sum()
+    }
+
+    /// Reads all terms `[1]` and the squared norm of every gradient in a single transfer.
+    ///
+    /// # Errors
+    ///
+    /// If a term or a gradient is not finite; names come from `name(term)` and the parameter path.
+    pub fn take(
+        terms: Vec<Tensor<1>>,
+        gradients: &GradientSum,
+        place: Place,
+        name: impl Fn(usize) -> String,
+    ) -> Result<Self, MohawkError> {
+        let count = terms.len();
+        let dtype = terms.first().expect("a loss of at least one term").dtype();
+        let squares = gradients.0.values().map(|g| crate::loss::widen(g.clone()).square().sum().cast(dtype));
+        let all: Vec<Tensor<1>> = terms.into_iter().chain(squares).collect();
+        let mut values: Vec<f64> = Tensor::cat(all, 0).into_data().iter::<f64>().collect();
+        let squares = values.split_off(count);
+        let named_terms = values.iter().enumerate().map(|(term, &value)| (name(term), value));
+        let named_squares = gradients.paths().zip(&squares);
+        let named_squares = named_squares.map(|(path, &value)| (format!("the gradient of {path}"), value));
+        check_finite(named_terms.chain(named_squares), place)?;
+        Ok(Self { terms: values, norm: squares.iter().sum::<f64>().sqrt() })
+    }
+}
+
+fn check_finite(mut values: impl Iterator<Item = (String, f64)>, place: Place) -> Result<(), MohawkError> {
+    match values.find(|(_, value)| !value.is_finite()) {
+        Some((what, value)) => {
+            Err(MohawkError::NotFinite { what, value, stage: place.stage, step: place.step })
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,225 @@
+//! A run in one TOML file: teacher, student, data, optimiser and stages.
+//!
+//! ```toml
+//! name = "example"
+//! teacher = "models/teacher"        # a checkpoint folder; absent: the bundled teacher
+//! seed = 42
+//!
+//! [student]                         # which layers change, and how: see `ConversionPlan`
+//! init = "mohawk"
+//!
+//! [data]
+//! path = "corpus.jsonl"             # absent: the bundled generator's problems
+//!
+//! [[stage]]
+//! kind = "matrices"
+//! tokens = 1_000_000
+//! lr = 1e-4
+//! batch = 64                        # sequences per step ...
+//! accumulation = 8                  # ... in this many micro-batches
+//! seq_len = 512
+//! ```
+//!
+//! Every field is known or an error; no file includes another.
+
+mod preset;
+mod stage;
+
+pub use preset::PRESETS;
+pub use stage::StageRecipe;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mamba_ssd_convert::ConversionPlan;
+use serde::{Deserialize, Serialize};
+
+use crate::error::MohawkError;
+use crate::optim::AdamWConfig;
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run.
+    pub name: String,
+    /// Folder of the teacher's checkpoint; absent: the bundled teacher.
+    #[serde(default)]
+    pub teacher: Option<PathBuf>,
+    /// Seed of the order of the data.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// How the teacher becomes a student.
+    #[serde(default)]
+    pub student: ConversionPlan,
+    /// What both read.
+    #[serde(default)]
+    pub data: DataRecipe,
+    /// How the student learns.
+    #[serde(default)]
+    pub optimizer: AdamWConfig,
+    /// When the run is written down.
+    #[serde(default)]
+    pub checkpoint: CheckpointRecipe,
+    /// How teacher and student are examined.
+    #[serde(default)]
+    pub eval: EvalRecipe,
+    /// The stages, in order.
+    #[serde(rename = "stage")]
+    pub stages: Vec<StageRecipe>,
+}
+
+fn default_seed() -> u64 {
+    42
+}
+
+/// Where documents come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataRecipe {
+    /// A `.jsonl` or text file; absent: documents of the bundled generator.
+    pub path: Option<PathBuf>,
+    /// The JSON field that holds the text.
+    pub field: String,
+    /// Number of generated documents when there is no file.
+    pub documents: usize,
+    /// Text up to and including the first of this marker carries no loss in stage 3.
+    pub prompt_marker: Option<String>,
+}
+
+impl Default for DataRecipe {
+    fn default() -> Self {
+        Self { path: None, field: "text".to_string(), documents: 20_000, prompt_marker: None }
+    }
+}
+
+/// When a checkpoint is written; stage ends and stops always write one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointRecipe {
+    /// Every so many steps of a stage; 0: not by steps.
+    pub every_steps: usize,
+    /// Every so many seconds; 0: not by time.
+    pub every_seconds: u64,
+}
+
+impl Default for CheckpointRecipe {
+    fn default() -> Self {
+        Self { every_steps: 0, every_seconds: 60 }
+    }
+}
+
+/// How much teacher and student are examined; what it means is up to the program that does it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalRecipe {
+    /// Held-out documents for perplexity.
+    pub documents: usize,
+    /// Held-out problems to solve.
+    pub problems: usize,
+    /// Longest answer, in tokens.
+    pub max_new_tokens: usize,
+}
+
+impl Default for EvalRecipe {
+    fn default() -> Self {
+        Self { documents: 256, problems: 200, max_new_tokens: 160 }
+    }
+}
+
+impl Recipe {
+    /// Parses and validates a recipe.
+    ///
+    /// # Errors
+    ///
+    /// If the text is no TOML, has an unknown field, or asks for something impossible.
+    pub fn from_toml(text: &str) -> Result<Self, MohawkError> {
+        let recipe: Self = toml::from_str(text).map_err(|error| MohawkError::Recipe(one_line(&error)))?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_toml`](Self::from_toml), and if the file cannot be read.
+    pub fn from_file(path: &Path) -> Result<Self, MohawkError> {
+        let text = fs::read_to_string(path).map_err(MohawkError::io(path))?;
+        Self::from_toml(&text).map_err(|error| match error {
+            MohawkError::Recipe(reason) => MohawkError::Recipe(format!("{}: {reason}", path.display())),
+            other => other,
+        })
+    }
+
+    /// One of the recipes that come with the crate.
+    ///
+    /// # Errors
+    ///
+    /// If there is none of that name.
+    pub fn preset(name: &str) -> Result<Self, MohawkError> {
+        let (_, text) = PRESETS.iter().find(|(preset, _)| *preset == name).ok_or_else(|| {
+            let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+            MohawkError::Recipe(format!("no preset `{name}`, expected one of {}", names.join(", ")))
+        })?;
+        Self::from_toml(text)
+    }
+
+    /// The recipe as TOML.
+    ///
+    /// # Errors
+    ///
+    /// If a number does not fit into TOML.
+    pub fn to_toml(&self) -> Result<String, MohawkError> {
+        toml::to_string(self).map_err(|error| MohawkError::Recipe(error.to_string()))
+    }
+
+    /// Checks what types cannot express. Call it after changing a recipe.
+    ///
+    /// # Errors
+    ///
+    /// One line naming the first thing that is impossible.
+    pub fn validate(&self) -> Result<(), MohawkError> {
+        if self.stages.is_empty() {
+            return Err(MohawkError::Recipe("found no [[stage]], expected at least one".to_string()));
+        }
+        for (index, stage) in self.stages.iter().enumerate() {
+            let reason = |reason| MohawkError::Recipe(format!("stage {}: {reason}", index + 1));
+            stage.validate().map_err(reason)?;
+        }
+        self.validate_optimizer()
+    }
+
+    fn validate_optimizer(&self) -> Result<(), MohawkError> {
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay, clip } = self.optimizer;
+        let rules = [
+            ((0.0..1.0).contains(&beta1), "beta1", beta1, "in [0, 1)"),
+            ((0.0..1.0).contains(&beta2), "beta2", beta2, "in [0, 1)"),
+            (epsilon > 0.0, "epsilon", epsilon, "above 0"),
+            (weight_decay >= 0.0, "weight_decay", weight_decay, "0 or more"),
+            (clip >= 0.0, "clip", clip, "0 or more"),
+        ];
+        match rules.iter().find(|rule| !rule.0) {
+            Some((_, name, found, expected)) => {
+                let line = format!("optimizer: {name} = {found}, expected a number {expected}");
+                Err(MohawkError::Recipe(line))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Tokens of all stages.
+    pub fn tokens(&self) -> usize {
+        self.stages.iter().map(|stage| stage.steps() * stage.tokens_per_step()).sum()
+    }
+}
+
+/// TOML errors draw the line they are about; the reader of an error line wants one line.
+fn one_line(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let place = text.lines().next().unwrap_or_default().trim_start_matches("TOML parse error ");
+    format!("{}: {}", place, error.message().replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests;

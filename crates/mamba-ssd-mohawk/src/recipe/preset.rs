@@ -1,0 +1,10 @@
+//! The recipes that come with the crate.
+
+/// Name and TOML text of every preset.
+pub const PRESETS: &[(&str, &str)] = &[
+    ("demo", include_str!("../../recipes/demo.toml")),
+    ("phi-mamba", include_str!("../../recipes/phi-mamba.toml")),
+    ("llamba-1b", include_str!("../../recipes/llamba-1b.toml")),
+    ("llamba-3b", include_str!("../../recipes/llamba-3b.toml")),
+    ("llamba-8b", include_str!("../../recipes/llamba-8b.toml")),
+];

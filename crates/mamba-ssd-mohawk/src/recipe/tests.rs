@@ -1,0 +1,99 @@
+use super::*;
+use crate::loss::Divergence;
+use crate::stage::{HiddenTarget, Objective, Trainable};
+
+const STAGE: &str = "[[stage]]\nkind = \"matrices\"\ntokens = 1000\nlr = 1e-4\nbatch = 4\nseq_len = 64\n";
+
+fn message(text: &str) -> String {
+    match Recipe::from_toml(text) {
+        Ok(_) => panic!("an error was expected"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn with_stage(line: &str) -> String {
+    format!("name = \"x\"\n{STAGE}{line}\n")
+}
+
+#[test]
+fn presets_parse_and_survive_a_round_trip() {
+    for (name, _) in PRESETS {
+        let recipe = Recipe::preset(name).expect("a valid preset");
+        assert_eq!(recipe.name, *name);
+        let text = recipe.to_toml().expect("TOML");
+        assert_eq!(Recipe::from_toml(&text).expect("the same recipe"), recipe);
+    }
+}
+
+#[test]
+fn the_papers_token_counts_are_those_of_the_papers() {
+    let millions = |name: &str| -> Vec<usize> {
+        let recipe = Recipe::preset(name).expect("a valid preset");
+        recipe.stages.iter().map(|stage| stage.tokens / 1_000_000).collect()
+    };
+    assert_eq!(millions("phi-mamba"), [80, 160, 2760]);
+    assert_eq!(millions("llamba-1b"), [300, 2700, 5000]);
+    assert_eq!(millions("llamba-3b"), [500, 4000, 5500]);
+    assert_eq!(millions("llamba-8b"), [500, 5000, 6500]);
+}
+
+#[test]
+fn stages_default_to_what_the_papers_do() {
+    let stage = &Recipe::from_toml(&with_stage("")).expect("valid").stages[0];
+    assert_eq!((stage.trainable(), stage.objective()), (Trainable::Mixers, Objective::Matrices));
+    assert_eq!((stage.accumulation, stage.warmup, stage.decay), (1, 0.1, 0.1));
+    assert_eq!((stage.steps(), stage.tokens_per_step()), (4, 256));
+
+    let text = with_stage("").replace("matrices", "hidden");
+    let stage = &Recipe::from_toml(&text).expect("valid").stages[0];
+    assert_eq!(stage.objective(), Objective::Hidden(HiddenTarget::Block));
+
+    let text = with_stage("divergence = { jensen_shannon = 0.5 }").replace("matrices", "logits");
+    let stage = &Recipe::from_toml(&text).expect("valid").stages[0];
+    let divergence = Divergence::JensenShannon(0.5);
+    let expected = Objective::Logits { divergence, temperature: 1.0, hard_label_weight: 0.0 };
+    assert_eq!((stage.trainable(), stage.objective()), (Trainable::All, expected));
+}
+
+#[test]
+fn an_impossible_recipe_is_one_clear_line() {
+    let cases = [
+        ("name = ".to_string(), "line 1"),
+        ("name = \"x\"\nstage = []".to_string(), "no [[stage]]"),
+        (format!("name = \"x\"\ntecher = \"t\"\n{STAGE}"), "techer"),
+        (with_stage("lr_max = 1.0"), "lr_max"),
+        (with_stage("").replace("batch = 4", "batch = 0"), "batch = 0"),
+        (with_stage("accumulation = 3"), "does not divide"),
+        (with_stage("").replace("1e-4", "-1.0"), "lr = -1"),
+        (with_stage("warmup = 0.7\ndecay = 0.7"), "at most 1"),
+        (with_stage("target = \"block\""), "kind \"hidden\""),
+        (with_stage("temperature = 2.0"), "kind \"logits\""),
+        (with_stage("temperature = 0.0").replace("matrices", "logits"), "above 0"),
+        (with_stage("hard_label_weight = 2.0").replace("matrices", "logits"), "from 0 to 1"),
+        (with_stage("divergence = { jensen_shannon = 1.0 }").replace("matrices", "logits"), "between"),
+        (with_stage("[optimizer]\nbeta1 = 1.0"), "beta1 = 1"),
+        (with_stage("[student]\ninit = \"random\""), "random"),
+    ];
+    for (text, expected) in cases {
+        let message = message(&text);
+        assert!(message.contains(expected), "`{message}` lacks `{expected}`");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_preset_names_those_there_are() {
+    let error = Recipe::preset("llama").expect_err("no such preset").to_string();
+    assert!(error.contains("no preset `llama`") && error.contains("llamba-8b"), "{error}");
+}
+
+#[test]
+fn a_recipe_file_is_named_in_its_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("r.toml");
+    let error = Recipe::from_file(&path).expect_err("no file").to_string();
+    assert!(error.contains("r.toml"), "{error}");
+    std::fs::write(&path, "name = 3").expect("writable");
+    let error = Recipe::from_file(&path).expect_err("no recipe").to_string();
+    assert!(error.contains("r.toml") && error.lines().count() == 1, "{error}");
+}

@@ -1,0 +1,241 @@
+//! The three stages as losses of (student, teacher, batch).
+//!
+//! Stages 1 and 2 feed every layer of the student the *teacher's* hidden state, so errors do not
+//! add up from layer to layer and every layer is a problem of its own: one term of the loss, whose
+//! backward pass can run, and free its memory, before the next layer begins. Layers that are still
+//! attention in the student (hybrids) are skipped. Stage 3 is one term, end to end.
+
+use std::collections::BTreeSet;
+
+use burn::tensor::Tensor;
+use mamba_ssd::Backbone;
+use serde::{Deserialize, Serialize};
+
+use crate::data::Batch;
+use crate::loss::{Divergence, Reduction, cross_entropy_hard, hidden_alignment, matrix_orientation};
+use crate::parameters;
+
+/// The names of the stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageKind {
+    /// Stage 1, matrix orientation.
+    Matrices,
+    /// Stage 2, hidden-state alignment.
+    Hidden,
+    /// Stage 3, knowledge distillation on logits.
+    Logits,
+}
+
+/// What stage 2 compares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenTarget {
+    /// The output of the whole block: mixer, MLP and residuals.
+    #[default]
+    Block,
+    /// The output of the mixer alone.
+    Mixer,
+}
+
+/// The parameters a stage may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trainable {
+    /// Those of the mixers that are not attention.
+    Mixers,
+    /// All that the loss reaches.
+    All,
+}
+
+impl Trainable {
+    /// The identities of the parameters of `student` that may change.
+    pub(crate) fn ids<S: Backbone>(self, student: &S) -> BTreeSet<u64> {
+        match self {
+            Self::All => parameters::ids(student),
+            Self::Mixers => {
+                let mixers = mixer_layers(student).into_iter().map(|layer| student.mixer(layer));
+                mixers.flat_map(parameters::ids).collect()
+            }
+        }
+    }
+}
+
+/// The layers of `student` whose mixer is not attention.
+pub fn mixer_layers<S: Backbone>(student: &S) -> Vec<usize> {
+    (0..student.n_layers()).filter(|&layer| !student.mixer(layer).is_attention()).collect()
+}
+
+/// What a stage minimises.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Objective {
+    /// Σ over layers of [`matrix_orientation`].
+    Matrices,
+    /// Σ over layers of [`hidden_alignment`].
+    Hidden(HiddenTarget),
+    /// (1 − w) · divergence + w · cross entropy against the data.
+    Logits {
+        /// The divergence from the teacher.
+        divergence: Divergence,
+        /// Its temperature.
+        temperature: f64,
+        /// w in [0, 1]; with 1 the teacher is not asked.
+        hard_label_weight: f64,
+    },
+}
+
+impl Objective {
+    /// The stage this objective belongs to.
+    pub fn kind(&self) -> StageKind {
+        match self {
+            Self::Matrices => StageKind::Matrices,
+            Self::Hidden(_) => StageKind::Hidden,
+            Self::Logits { .. } => StageKind::Logits,
+        }
+    }
+
+    /// The number of things a batch's loss is the mean of: what it weighs among micro-batches.
+    pub fn weight(&self, batch: &Batch) -> usize {
+        match self {
+            Self::Matrices => batch.tokens.dims()[0],
+            Self::Hidden(_) => batch.present_count,
+            Self::Logits { .. } => batch.targets_count,
+        }
+    }
+
+    /// Hands every independent term of the loss `[1]` to `sink`, with the layer it belongs to:
+    /// one per mixer layer in stages 1 and 2, a single one without a layer in stage 3.
+    ///
+    /// # Panics
+    ///
+    /// If a shape of teacher and student differs; preflight finds that before any training.
+    pub fn for_each_term<T: Backbone, S: Backbone>(
+        &self,
+        teacher: &T,
+        student: &S,
+        batch: &Batch,
+        sink: impl FnMut(Option<usize>, Tensor<1>),
+    ) {
+        match *self {
+            Self::Matrices => matrices(teacher, student, batch, sink),
+            Self::Hidden(HiddenTarget::Block) => blocks(teacher, student, batch, sink),
+            Self::Hidden(HiddenTarget::Mixer) => mixers(teacher, student, batch, sink),
+            Self::Logits { divergence, temperature, hard_label_weight } => {
+                let soft = SoftLabels { divergence, temperature };
+                logits(teacher, student, batch, (soft, hard_label_weight), sink);
+            }
+        }
+    }
+
+    /// The sum of all terms, and the terms by layer.
+    pub fn loss<T: Backbone, S: Backbone>(
+        &self,
+        teacher: &T,
+        student: &S,
+        batch: &Batch,
+    ) -> (Tensor<1>, Vec<(Option<usize>, Tensor<1>)>) {
+        let mut terms = Vec::new();
+        self.for_each_term(teacher, student, batch, |layer, term| terms.push((layer, term)));
+        let total = terms.iter().map(|(_, term)| term.clone()).reduce(|sum, term| sum + term);
+        (total.expect("a student with at least one mixer layer"), terms)
+    }
+}
+
+/// Stage 1. The teacher runs up to the input of the last mixer layer: neither that layer nor
+/// anything behind it is needed.
+fn matrices<T: Backbone, S: Backbone>(
+    teacher: &T,
+    student: &S,
+    batch: &Batch,
+    mut sink: impl FnMut(Option<usize>, Tensor<1>),
+) {
+    let segments = batch.segments.as_ref();
+    let layers = mixer_layers(student);
+    let last = layers.last().copied().unwrap_or(0);
+    let mut hidden = teacher.embed(batch.tokens.clone());
+    for layer in 0..=last {
+        if layers.contains(&layer) {
+            let target = teacher.mixing_matrix(layer, hidden.clone(), segments);
+            let matrix = student.mixing_matrix(layer, hidden.clone(), segments);
+            sink(Some(layer), matrix_orientation(matrix, target, batch.present.as_ref()));
+        }
+        if layer < last {
+            hidden = teacher.layer(layer, hidden, segments);
+        }
+    }
+}
+
+/// Stage 2 on whole blocks, against the teacher's next hidden state before the final norm.
+fn blocks<T: Backbone, S: Backbone>(
+    teacher: &T,
+    student: &S,
+    batch: &Batch,
+    mut sink: impl FnMut(Option<usize>, Tensor<1>),
+) {
+    let segments = batch.segments.as_ref();
+    let layers = mixer_layers(student);
+    let last = layers.last().copied().unwrap_or(0);
+    let mut hidden = teacher.embed(batch.tokens.clone());
+    for layer in 0..=last {
+        let target = teacher.layer(layer, hidden.clone(), segments);
+        if layers.contains(&layer) {
+            let output = student.layer(layer, hidden, segments);
+            sink(Some(layer), hidden_alignment(output, target.clone(), batch.present.as_ref()));
+        }
+        hidden = target;
+    }
+}
+
+/// Stage 2 on the mixers alone.
+fn mixers<T: Backbone, S: Backbone>(
+    teacher: &T,
+    student: &S,
+    batch: &Batch,
+    mut sink: impl FnMut(Option<usize>, Tensor<1>),
+) {
+    let segments = batch.segments.as_ref();
+    let layers = mixer_layers(student);
+    let last = layers.last().copied().unwrap_or(0);
+    let mut hidden = teacher.embed(batch.tokens.clone());
+    for layer in 0..=last {
+        if layers.contains(&layer) {
+            let target = teacher.mixer_output(layer, hidden.clone(), segments);
+            let output = student.mixer_output(layer, hidden.clone(), segments);
+            sink(Some(layer), hidden_alignment(output, target, batch.present.as_ref()));
+        }
+        if layer < last {
+            hidden = teacher.layer(layer, hidden, segments);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct SoftLabels {
+    divergence: Divergence,
+    temperature: f64,
+}
+
+/// Stage 3.
+fn logits<T: Backbone, S: Backbone>(
+    teacher: &T,
+    student: &S,
+    batch: &Batch,
+    (soft, hard): (SoftLabels, f64),
+    mut sink: impl FnMut(Option<usize>, Tensor<1>),
+) {
+    let segments = batch.segments.as_ref();
+    let mask = batch.mask.as_ref();
+    let logits = student.forward(batch.tokens.clone(), segments);
+    let mean = Reduction::TokenMean;
+    let of_data = |logits| cross_entropy_hard(logits, batch.targets.clone(), mask, mean);
+    let of_teacher = |logits| {
+        let target = teacher.forward(batch.tokens.clone(), segments);
+        soft.divergence.loss(logits, target, soft.temperature, mask, mean)
+    };
+    let loss = match hard {
+        0.0 => of_teacher(logits),
+        1.0 => of_data(logits),
+        hard => of_teacher(logits.clone()) * (1.0 - hard) + of_data(logits) * hard,
+    };
+    sink(None, loss);
+}

@@ -1,0 +1,399 @@
+//! The training loop.
+//!
+//! For each stage, for each step: batches; the stage's terms, each with its own backward pass; one
+//! look at all losses and gradient norms; clip; AdamW; a line of metrics. The optimiser starts
+//! afresh in every stage. The teacher is frozen and lives on the student's autodiff device.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Tensor};
+use mamba_ssd::Backbone;
+
+use crate::checkpoint::{self, CHECKPOINT, Identity, Progress};
+use crate::data::{Batch, Dataset, Loader};
+use crate::error::MohawkError;
+use crate::gradients::{GradientSum, Place, Reading};
+use crate::metrics::Metrics;
+use crate::observer::{Observer, StageInfo, StageReport, StepReport};
+use crate::optim::AdamW;
+use crate::parameters::train_only;
+use crate::recipe::{Recipe, StageRecipe};
+use crate::stage::{Objective, mixer_layers};
+
+/// Name of the metrics in a run's folder.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// A distillation that is set up.
+#[derive(Debug)]
+pub struct Distillation<'a, T, S> {
+    recipe: &'a Recipe,
+    data: &'a Dataset,
+    teacher: T,
+    student: S,
+    optimizer: AdamW,
+    progress: Progress,
+    folder: Option<PathBuf>,
+    resumed: bool,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome<S> {
+    /// The student, on the autodiff device.
+    pub student: S,
+    /// The stages that are done.
+    pub stages: Vec<StageReport>,
+    /// Whether all stages are done; otherwise the observer stopped the run.
+    pub finished: bool,
+}
+
+impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
+    /// A run that keeps nothing on disk. `teacher` and `student` are on one autodiff device.
+    pub fn new(recipe: &'a Recipe, data: &'a Dataset, teacher: T, student: S) -> Self {
+        Self {
+            recipe,
+            data,
+            teacher: teacher.no_grad(),
+            student,
+            optimizer: AdamW::new(recipe.optimizer),
+            progress: Progress::default(),
+            folder: None,
+            resumed: false,
+        }
+    }
+
+    /// Writes metrics and checkpoints into `folder`, which exists.
+    ///
+    /// # Errors
+    ///
+    /// If it already holds a checkpoint.
+    pub fn in_folder(mut self, folder: &Path) -> Result<Self, MohawkError> {
+        let path = folder.join(CHECKPOINT);
+        if path.exists() {
+            let reason = "there already, resume it or choose another folder";
+            return Err(MohawkError::checkpoint(&path, reason));
+        }
+        self.folder = Some(folder.to_path_buf());
+        Ok(self)
+    }
+
+    /// Goes on with the run in `folder`, and writes into it. A run that was killed before it began
+    /// starts with the student that was given.
+    ///
+    /// # Errors
+    ///
+    /// If the checkpoint is damaged, or was written with another recipe, data or student.
+    pub fn resume(mut self, folder: &Path) -> Result<Self, MohawkError> {
+        let path = folder.join(CHECKPOINT);
+        self.folder = Some(folder.to_path_buf());
+        if path.exists() {
+            let identity = Identity::of(self.recipe, self.data);
+            let restored = checkpoint::load(&path, &identity, self.student)?;
+            self.student = restored.student;
+            self.optimizer = restored.optimizer;
+            self.progress = restored.progress;
+            self.resumed = true;
+        }
+        Ok(self)
+    }
+
+    /// How far the run has come.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Runs until all stages are done or the observer stops it.
+    ///
+    /// # Errors
+    ///
+    /// If a loss or a gradient is not finite, or a file cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// If the student is on a device without autodiff, or shapes do not fit: see
+    /// [`preflight`](crate::preflight).
+    pub fn run<O: Observer<S>>(self, observer: &mut O) -> Result<Outcome<S>, MohawkError> {
+        let device = self.student.devices().swap_remove(0);
+        assert!(device.is_autodiff(), "the student's device has no autodiff");
+        let journal = Journal::open(&self)?;
+        let mut run = Run {
+            recipe: self.recipe,
+            data: self.data,
+            teacher: self.teacher,
+            optimizer: self.optimizer,
+            progress: self.progress,
+            journal,
+            device,
+        };
+        let mut student = self.student;
+        if let Some(journal) = run.journal.as_mut().filter(|_| !self.resumed) {
+            // A run killed before its first step resumes from the very student it began with.
+            journal.save(&run.progress, &student, &run.optimizer)?;
+        }
+        while run.progress.stage < run.recipe.stages.len() {
+            let (next, flow) = run.stage(student, observer)?;
+            student = next;
+            if flow.is_break() {
+                break;
+            }
+        }
+        let finished = run.progress.stage == run.recipe.stages.len();
+        Ok(Outcome { student, stages: run.progress.completed, finished })
+    }
+}
+
+/// A run in progress. The student travels by value: every step makes a new one.
+struct Run<'a, T> {
+    recipe: &'a Recipe,
+    data: &'a Dataset,
+    teacher: T,
+    optimizer: AdamW,
+    progress: Progress,
+    journal: Option<Journal>,
+    device: Device,
+}
+
+impl<T: Backbone> Run<'_, T> {
+    /// Runs the current stage from the current step on.
+    fn stage<S: Backbone, O: Observer<S>>(
+        &mut self,
+        student: S,
+        observer: &mut O,
+    ) -> Result<(S, ControlFlow<()>), MohawkError> {
+        let stage = &self.recipe.stages[self.progress.stage];
+        let trainable = stage.trainable().ids(&student);
+        let mut student = train_only(student, &trainable);
+        let seed = self.recipe.seed.wrapping_add(self.progress.stage as u64);
+        let mut loader = Loader::new(self.data, stage.seq_len, seed, self.progress.cursor);
+        observer.on_stage_start(&self.info(stage, &student));
+        while self.progress.step < stage.steps() {
+            let (next, report) = self.step(student, stage, &mut loader)?;
+            student = next;
+            let flow = observer.on_step(&report);
+            let finished = self.progress.step == stage.steps();
+            self.record(&report, &student, observer, finished || flow.is_break())?;
+            if flow.is_break() {
+                return Ok((student, flow));
+            }
+        }
+        self.end_stage(stage, &student, observer)?;
+        Ok((student, ControlFlow::Continue(())))
+    }
+
+    fn info<S: Backbone>(&self, stage: &StageRecipe, student: &S) -> StageInfo {
+        StageInfo {
+            stage: self.progress.stage + 1,
+            stages: self.recipe.stages.len(),
+            kind: stage.kind,
+            steps: stage.steps(),
+            done: self.progress.step,
+            tokens_per_step: stage.tokens_per_step(),
+            layers: mixer_layers(student),
+        }
+    }
+
+    /// One optimiser step.
+    fn step<S: Backbone>(
+        &mut self,
+        student: S,
+        stage: &StageRecipe,
+        loader: &mut Loader<'_>,
+    ) -> Result<(S, StepReport), MohawkError> {
+        let started = Instant::now();
+        let batches: Vec<Batch> =
+            (0..stage.accumulation).map(|_| loader.next_batch(stage.micro_batch(), &self.device)).collect();
+        let objective = stage.objective();
+        let (terms, gradients) = backward(&objective, &self.teacher, &student, &batches);
+        let place = Place { stage: self.progress.stage + 1, step: self.progress.step + 1 };
+        let reading = terms.read(&gradients, place)?;
+
+        let lr = stage.schedule().lr(self.progress.step);
+        let scale = self.recipe.optimizer.clip_scale(reading.norm);
+        let student = self.optimizer.step(student, gradients, lr, scale);
+
+        let seconds = started.elapsed().as_secs_f64();
+        self.advance(stage, loader, &reading, seconds);
+        let layers = terms.by_layer(&reading, student.n_layers());
+        Ok((student, self.report(stage, &reading, layers, (lr, seconds))))
+    }
+
+    fn advance(&mut self, stage: &StageRecipe, loader: &Loader<'_>, reading: &Reading, seconds: f64) {
+        let progress = &mut self.progress;
+        let loss = reading.loss();
+        if progress.step == 0 {
+            progress.first_loss = loss;
+        }
+        progress.step += 1;
+        progress.tokens += stage.tokens_per_step();
+        progress.seconds += seconds;
+        progress.last_loss = loss;
+        progress.cursor = loader.cursor();
+    }
+
+    fn report(
+        &self,
+        stage: &StageRecipe,
+        reading: &Reading,
+        layers: Vec<Option<f64>>,
+        (lr, seconds): (f64, f64),
+    ) -> StepReport {
+        StepReport {
+            stage: self.progress.stage + 1,
+            kind: stage.kind,
+            step: self.progress.step,
+            steps: stage.steps(),
+            tokens: self.progress.tokens,
+            loss: reading.loss(),
+            layers,
+            lr,
+            grad_norm: reading.norm,
+            seconds,
+            tokens_per_second: stage.tokens_per_step() as f64 / seconds,
+        }
+    }
+
+    fn record<S: Backbone, O: Observer<S>>(
+        &mut self,
+        report: &StepReport,
+        student: &S,
+        observer: &mut O,
+        must_save: bool,
+    ) -> Result<(), MohawkError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        journal.metrics.append(report)?;
+        if must_save || journal.is_due(self.recipe, self.progress.step) {
+            journal.save(&self.progress, student, &self.optimizer)?;
+            observer.on_checkpoint(&journal.path);
+        }
+        Ok(())
+    }
+
+    /// Lets the observer examine the student, then moves on with a fresh optimiser.
+    fn end_stage<S: Backbone, O: Observer<S>>(
+        &mut self,
+        stage: &StageRecipe,
+        student: &S,
+        observer: &mut O,
+    ) -> Result<(), MohawkError> {
+        let done = std::mem::take(&mut self.progress);
+        let report = StageReport {
+            stage: done.stage + 1,
+            kind: stage.kind,
+            steps: done.step,
+            tokens: done.tokens,
+            seconds: done.seconds,
+            first_loss: done.first_loss,
+            last_loss: done.last_loss,
+        };
+        observer.on_stage_end(&report, student);
+        self.progress.stage = done.stage + 1;
+        self.progress.completed = done.completed;
+        self.progress.completed.push(report);
+        self.optimizer = AdamW::new(self.recipe.optimizer);
+        if let Some(journal) = &mut self.journal {
+            journal.save(&self.progress, student, &self.optimizer)?;
+            observer.on_checkpoint(&journal.path);
+        }
+        Ok(())
+    }
+}
+
+/// The files of a run.
+struct Journal {
+    path: PathBuf,
+    identity: Identity,
+    metrics: Metrics,
+    saved: Instant,
+}
+
+impl Journal {
+    fn open<T, S>(run: &Distillation<'_, T, S>) -> Result<Option<Self>, MohawkError> {
+        let Some(folder) = &run.folder else { return Ok(None) };
+        let path = folder.join(METRICS);
+        let metrics = if run.resumed {
+            Metrics::resume(&path, run.progress.stage + 1, run.progress.step)?
+        } else {
+            Metrics::create(&path)?
+        };
+        Ok(Some(Self {
+            path: folder.join(CHECKPOINT),
+            identity: Identity::of(run.recipe, run.data),
+            metrics,
+            saved: Instant::now(),
+        }))
+    }
+
+    fn is_due(&self, recipe: &Recipe, step: usize) -> bool {
+        let every = recipe.checkpoint;
+        let by_steps = every.every_steps > 0 && step.is_multiple_of(every.every_steps);
+        let interval = Duration::from_secs(every.every_seconds);
+        by_steps || (every.every_seconds > 0 && self.saved.elapsed() >= interval)
+    }
+
+    fn save<S: Backbone>(
+        &mut self,
+        progress: &Progress,
+        student: &S,
+        optimizer: &AdamW,
+    ) -> Result<(), MohawkError> {
+        self.metrics.sync()?;
+        checkpoint::save(&self.path, &self.identity, progress, student, optimizer)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+}
+
+/// The weighted terms of a step's loss, still on the device, and the layers they belong to.
+#[derive(Default)]
+struct Terms {
+    layers: Vec<Option<usize>>,
+    values: Vec<Tensor<1>>,
+}
+
+/// Every term's backward pass over all micro-batches. A micro-batch weighs its share of the step:
+/// the result is the mean over all of them, however the tokens are split.
+fn backward<T: Backbone, S: Backbone>(
+    objective: &Objective,
+    teacher: &T,
+    student: &S,
+    batches: &[Batch],
+) -> (Terms, GradientSum) {
+    let total: usize = batches.iter().map(|batch| objective.weight(batch)).sum();
+    let mut terms = Terms::default();
+    let mut gradients = GradientSum::default();
+    for batch in batches {
+        let share = objective.weight(batch) as f64 / total.max(1) as f64;
+        objective.for_each_term(teacher, student, batch, |layer, term| {
+            let term = term.mul_scalar(share);
+            gradients.add(student, term.backward());
+            terms.layers.push(layer);
+            terms.values.push(term.inner());
+        });
+    }
+    (terms, gradients)
+}
+
+impl Terms {
+    fn read(&self, gradients: &GradientSum, place: Place) -> Result<Reading, MohawkError> {
+        Reading::take(self.values.clone(), gradients, place, |term| match self.layers[term] {
+            Some(layer) => format!("the loss of layer {layer}"),
+            None => "the loss".to_string(),
+        })
+    }
+
+    /// The loss of each layer; empty where the loss has no layers.
+    fn by_layer(&self, reading: &Reading, n_layers: usize) -> Vec<Option<f64>> {
+        if self.layers.iter().all(Option::is_none) {
+            return Vec::new();
+        }
+        let mut layers = vec![None; n_layers];
+        for (layer, term) in self.layers.iter().zip(&reading.terms) {
+            if let Some(layer) = layer {
+                *layers[*layer].get_or_insert(0.0) += term;
+            }
+        }
+        layers
+    }
+}

@@ -1,0 +1,156 @@
+//! Trains the bundled teacher: a small Llama that solves arithmetic word problems.
+//!
+//! ```text
+//! cargo run --release -p mamba-ssd-examples --example pretrain -- --out DIR --steps 2000
+//! cargo run --release -p mamba-ssd-examples --features cuda --example pretrain -- --out DIR --device cuda --minutes 8
+//! ```
+//!
+//! Next-token prediction on problems that are generated while training goes on, each seen once. The
+//! folder written holds `config.json`, `model.safetensors` in bf16, `tokenizer.json`, and
+//! `training.json` with the arguments and the figures of the saved weights.
+#![allow(clippy::print_stdout, reason = "a program")]
+
+mod args;
+mod exam;
+mod optimizer;
+mod problems;
+mod progress;
+
+use anyhow::{Context, Result};
+use burn::module::Module;
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::tensor::{DType, Device, Int, Tensor};
+use clap::Parser;
+use mamba_ssd::rope::RotaryConfig;
+use mamba_ssd::{AttentionConfig, Backbone};
+use mamba_ssd_models::{Llama, LlamaConfig, Model, SpecialTokens, Tokenizer};
+use mamba_ssd_mohawk::data::{Batch, Cursor, Loader};
+use mamba_ssd_mohawk::loss::{Reduction, cross_entropy_hard};
+use serde_json::json;
+
+use args::Args;
+use exam::Exam;
+use progress::Progress;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let device = mamba_ssd_examples::device(&args.device)?.autodiff();
+    device.seed(args.seed);
+    let tokenizer_json = std::fs::read(&args.tokenizer)
+        .with_context(|| format!("cannot read {}", args.tokenizer.display()))?;
+    let exam = Exam::new(&args, Tokenizer::from_bytes(&tokenizer_json)?)?;
+    let model = architecture(&args, &exam).init(&device);
+    println!("{} parameters, {} tokens a step", model.num_params(), args.rows * args.seq_len);
+
+    let mut progress = Progress::new(&args);
+    let model = train(model, &args, &exam, &mut progress, &tokenizer_json)?;
+    save(&model, &args, &tokenizer_json)?;
+    write_figures(&args, &exam, &progress, &device)
+}
+
+fn architecture(args: &Args, exam: &Exam) -> LlamaConfig {
+    let head_dim = args.hidden / args.heads;
+    let attention =
+        AttentionConfig::new(args.hidden, args.heads, args.kv_heads, head_dim, RotaryConfig::new(head_dim));
+    LlamaConfig {
+        max_position: Some(args.seq_len),
+        tokens: SpecialTokens { bos: None, eos: vec![exam.eos] },
+        ..LlamaConfig::transformer(exam.tokenizer.vocab_size(), args.layers, attention, args.intermediate)
+    }
+}
+
+/// Steps through block after block of fresh problems until the progress is complete.
+fn train(
+    mut model: Llama,
+    args: &Args,
+    exam: &Exam,
+    progress: &mut Progress,
+    tokenizer_json: &[u8],
+) -> Result<Llama> {
+    let device = model.devices().remove(0);
+    let mut optimizer = optimizer::adamw(args.weight_decay);
+    for (block, dataset) in problems::stream(tokenizer_json, args.seed, exam.eos)?.into_iter().enumerate() {
+        let dataset = dataset?;
+        let mut loader = Loader::new(&dataset, args.seq_len, block as u64, Cursor::default());
+        for _ in 0..loader.rows_per_epoch() / args.rows {
+            let batch = loader.next_batch(args.rows, &device);
+            let lr = progress.learning_rate(args);
+            let (next, loss) = step(model, &mut optimizer, &batch, lr, args.clip);
+            model = next;
+            progress.advance(args, loss, lr)?;
+            if progress.is_complete() {
+                return Ok(model);
+            }
+            if progress.step.is_multiple_of(args.eval_every) {
+                save(&model, args, tokenizer_json)?;
+                let copy = model.valid().to_device(&mamba_ssd_examples::decoding_device(&device));
+                progress.print(&exam.sit(&copy, args.eval_problems)?);
+            }
+        }
+    }
+    unreachable!("the stream of problems has no end")
+}
+
+/// One step of AdamW down the gradient of the mean loss.
+fn step(
+    model: Llama,
+    optimizer: &mut ModuleOptimizer,
+    batch: &Batch,
+    lr: f64,
+    clip: f64,
+) -> (Llama, Tensor<1>) {
+    let loss = cross_entropy_hard(
+        logits(&model, batch),
+        batch.targets.clone(),
+        batch.mask.as_ref(),
+        Reduction::TokenMean,
+    );
+    let gradients = GradientsParams::from_grads(loss.backward(), &model);
+    let gradients = optimizer::clip_global_norm(gradients, &model, clip);
+    (optimizer.step(lr, model, gradients), loss.detach())
+}
+
+/// [`Backbone::forward`] with the embedding as a product with one-hot rows. The gradient of a look-up
+/// adds row after row; that of a product is a product, which a GPU does at once.
+fn logits(model: &Llama, batch: &Batch) -> Tensor<3> {
+    let one_hot = one_hot(batch.tokens.clone(), model.vocab_size());
+    let embedded = one_hot.matmul(model.embedding.weight.val().unsqueeze::<3>());
+    let layers = 0..model.n_layers();
+    let hidden = layers.fold(embedded, |hidden, layer| model.layer(layer, hidden, batch.segments.as_ref()));
+    model.head(hidden)
+}
+
+/// `[b t]` to `[b t v]`.
+fn one_hot(tokens: Tensor<2, Int>, vocab: usize) -> Tensor<3> {
+    let [b, t] = tokens.dims();
+    let entries = Tensor::<1, Int>::arange(0..vocab as i64, &tokens.device()).unsqueeze::<3>();
+    let shape = [b, t, vocab];
+    tokens.unsqueeze_dim::<3>(2).expand(shape).equal(entries.expand(shape)).float()
+}
+
+fn save(model: &Llama, args: &Args, tokenizer_json: &[u8]) -> Result<()> {
+    Ok(Model::Llama(model.valid()).save_as(&args.out, Some(tokenizer_json), DType::BF16)?)
+}
+
+/// Examines the weights as they were saved, and writes the figures beside them.
+fn write_figures(args: &Args, exam: &Exam, progress: &Progress, device: &Device) -> Result<()> {
+    let saved = Model::load(&args.out, &mamba_ssd_examples::decoding_device(device))?;
+    let result = exam.sit(&saved, args.final_problems)?;
+    progress.print(&result);
+    let figures = json!({
+        "arguments": std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        "seed": args.seed,
+        "parameters": saved.n_params(),
+        "steps": progress.step,
+        "tokens": progress.tokens(args),
+        "loss": progress.loss,
+        "held_out_problems": args.final_problems,
+        "held_out_accuracy": result.accuracy,
+        "held_out_perplexity": result.perplexity,
+        "seconds": progress.seconds().round(),
+        "device": args.device,
+    });
+    let path = args.out.join("training.json");
+    std::fs::write(&path, format!("{figures:#}\n"))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

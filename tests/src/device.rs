@@ -1,0 +1,40 @@
+//! The one device that every suite runs on, chosen by the crate's features.
+
+use burn::tensor::{DType, Device};
+
+/// Flex by default, else CUDA or wgpu when it is the only backend compiled in.
+pub fn device() -> Device {
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(all(feature = "cuda", not(feature = "flex")))]
+    return Device::cuda(0);
+    #[cfg(all(feature = "wgpu", not(any(feature = "flex", feature = "cuda"))))]
+    return Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+}
+
+/// The name of its backend.
+pub fn backend() -> &'static str {
+    if cfg!(feature = "flex") {
+        "flex"
+    } else if cfg!(feature = "cuda") {
+        "cuda"
+    } else {
+        "wgpu"
+    }
+}
+
+/// The dtypes that the suites ask for and the device can compute in.
+pub fn dtypes() -> Vec<DType> {
+    let device = device();
+    [DType::F64, DType::F32, DType::BF16].into_iter().filter(|&dtype| device.supports_dtype(dtype)).collect()
+}
+
+/// The widest of [`dtypes`]: what a property about the algebra, not about rounding, is checked in.
+pub fn widest() -> DType {
+    dtypes()[0]
+}
+
+/// The dtype that states and decays are kept in for inputs of `dtype`.
+pub fn state_dtype(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
