@@ -2,14 +2,23 @@
 
 use burn::tensor::{DType, Device};
 
+#[cfg(not(any(feature = "flex", feature = "wgpu", feature = "cuda")))]
+compile_error!("the suites need a device: enable one of the features flex, wgpu, cuda");
+
 /// Flex by default, else CUDA or wgpu when it is the only backend compiled in.
 pub fn device() -> Device {
     #[cfg(feature = "flex")]
-    return Device::flex();
+    {
+        Device::flex()
+    }
     #[cfg(all(feature = "cuda", not(feature = "flex")))]
-    return Device::cuda(0);
+    {
+        Device::cuda(0)
+    }
     #[cfg(all(feature = "wgpu", not(any(feature = "flex", feature = "cuda"))))]
-    return Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+    {
+        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+    }
 }
 
 /// The name of its backend.

@@ -50,7 +50,8 @@ impl Case {
 fn shapes() -> impl Strategy<Value = Shape> {
     let groups =
         prop_oneof![Just((1, 1)), Just((2, 1)), Just((2, 2)), Just((4, 1)), Just((4, 2)), Just((6, 3))];
-    (1..=2usize, 1..300usize, groups, 1..=9usize, 1..=9usize).prop_map(|(b, t, (h, g), p, n)| Shape {
+    let n = prop_oneof![1..=9usize, 10..=40usize]; // below and above the width of a vector
+    (1..=2usize, 1..300usize, groups, 1..=9usize, n).prop_map(|(b, t, (h, g), p, n)| Shape {
         b,
         t,
         h,

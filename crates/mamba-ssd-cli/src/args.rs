@@ -143,7 +143,8 @@ impl std::str::FromStr for LayersArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("found {text:?}; expected all, every:N with N at least 1, or a list such as 0,2,5");
+        let expected =
+            || format!("found {text:?}; expected all, every:N with N at least 1, or a list such as 0,2,5");
         if text == "all" {
             return Ok(Self::All);
         }

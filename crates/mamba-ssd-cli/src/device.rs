@@ -75,7 +75,9 @@ impl DeviceChoice {
 /// Computes 2 x 3 on the device and reads it back.
 pub fn probe(device: &Device) -> std::result::Result<(), String> {
     let device = device.clone();
-    let product = quietly(move || Tensor::<1>::from_floats([2.0], &device).mul_scalar(3.0).into_data().try_to_vec::<f32>());
+    let product = quietly(move || {
+        Tensor::<1>::from_floats([2.0], &device).mul_scalar(3.0).into_data().try_to_vec::<f32>()
+    });
     match product {
         Ok(Ok(values)) if values == [6.0] => Ok(()),
         Ok(other) => Err(format!("2 x 3 came out as {other:?}")),

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// A folder this command may fill. Dropped while still empty, it is removed again.
+/// A folder this command may fill. One that it made is removed again if it is still empty when this is dropped.
 #[derive(Debug)]
-pub struct OutputFolder(PathBuf);
+pub struct OutputFolder {
+    path: PathBuf,
+    made: bool,
+}
 
 impl OutputFolder {
     /// Creates the folder, or takes an empty one, and makes sure that it can be written to.
@@ -20,8 +23,9 @@ impl OutputFolder {
             bail!("output folder {} is not empty; choose a new one {option}", path.display());
         }
         let refuse = || format!("cannot write to output folder {}; choose another {option}", path.display());
+        let made = !path.exists();
         fs::create_dir_all(path).with_context(refuse)?;
-        let folder = Self(path.to_path_buf());
+        let folder = Self { path: path.to_path_buf(), made };
         let probe = path.join(".writable");
         fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(refuse)?;
         Ok(folder)
@@ -32,14 +36,15 @@ impl std::ops::Deref for OutputFolder {
     type Target = Path;
 
     fn deref(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for OutputFolder {
     fn drop(&mut self) {
-        // Succeeds only while the folder is empty.
-        let _ = fs::remove_dir(&self.0);
+        if self.made {
+            let _ = fs::remove_dir(&self.path); // fails unless the folder is empty, as it should
+        }
     }
 }
 

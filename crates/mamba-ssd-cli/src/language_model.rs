@@ -55,7 +55,10 @@ impl LanguageModel {
 
     fn new(model: Model, tokenizer: Tokenizer, tokenizer_json: Vec<u8>, name: String) -> Result<Self> {
         let (words, rows) = (tokenizer.vocab_size(), model.vocab_size());
-        ensure!(words <= rows, "{name}: the tokenizer has {words} tokens, the model knows {rows}; take the tokenizer it was trained with");
+        ensure!(
+            words <= rows,
+            "{name}: the tokenizer has {words} tokens, the model knows {rows}; take the tokenizer it was trained with"
+        );
         let mut eos = model.eos();
         if eos.is_empty() {
             eos.extend(tokenizer.eos_id());

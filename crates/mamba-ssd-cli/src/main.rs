@@ -51,7 +51,8 @@ fn run(command: Command) -> anyhow::Result<()> {
 /// The error and its causes on one line; a cause that its effect already quotes is not repeated.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain().map(|cause| cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ")) {
+    for cause in error.chain().map(|cause| cause.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+    {
         if !line.contains(&cause) {
             let separator = if line.is_empty() { "" } else { ": " };
             line = line + separator + &cause;

@@ -119,7 +119,11 @@ fn truncated_weights_are_refused_and_nothing_is_written() {
     let weights = teacher(folder.path()).join("model.safetensors");
     let bytes = fs::read(&weights).expect("weights");
     fs::write(&weights, &bytes[..bytes.len() / 2]).expect("a writable folder");
-    assert_refused(&["distill", "--teacher", "teacher", "--out", "run"], folder.path(), &["model.safetensors"]);
+    assert_refused(
+        &["distill", "--teacher", "teacher", "--out", "run"],
+        folder.path(),
+        &["model.safetensors"],
+    );
     assert_refused(&["convert", "teacher", "out"], folder.path(), &["model.safetensors"]);
     assert_eq!(entries(folder.path()), ["teacher"]);
 }
@@ -150,7 +154,11 @@ fn an_empty_data_file_is_refused() {
     let folder = folder();
     write(folder.path(), "data.jsonl", "");
     write(folder.path(), "recipe.toml", &recipe("[data]\npath = \"data.jsonl\""));
-    assert_refused(&["distill", "--recipe", "recipe.toml", "--out", "run"], folder.path(), &["data.jsonl", "no text"]);
+    assert_refused(
+        &["distill", "--recipe", "recipe.toml", "--out", "run"],
+        folder.path(),
+        &["data.jsonl", "no text"],
+    );
     assert_eq!(entries(folder.path()), ["data.jsonl", "recipe.toml"]);
 }
 
@@ -171,7 +179,11 @@ fn an_empty_prompt_is_refused() {
 #[test]
 fn a_device_that_is_not_compiled_in_is_refused() {
     if cfg!(not(feature = "cuda")) {
-        assert_refused(&["distill", "--device", "cuda:1"], folder().path(), &["without cuda", "--features cuda"]);
+        assert_refused(
+            &["distill", "--device", "cuda:1"],
+            folder().path(),
+            &["without cuda", "--features cuda"],
+        );
     }
 }
 
@@ -192,7 +204,11 @@ fn a_closed_pipe_is_no_panic() {
 #[test]
 fn doctor_finds_the_cpu() {
     let output = run(&["doctor"], folder().path());
-    assert!(output.status.success() && text(&output.stdout).contains("flex       works"), "{}", text(&output.stdout));
+    assert!(
+        output.status.success() && text(&output.stdout).contains("flex       works"),
+        "{}",
+        text(&output.stdout)
+    );
 }
 
 #[test]
@@ -200,7 +216,11 @@ fn conversion_reports_writes_and_can_be_read_back() {
     let folder = folder();
     teacher(folder.path());
     let dry = run(&["convert", "teacher", "student", "--dry-run"], folder.path());
-    assert!(dry.status.success() && text(&dry.stdout).contains("nothing was written"), "{}", text(&dry.stderr));
+    assert!(
+        dry.status.success() && text(&dry.stdout).contains("nothing was written"),
+        "{}",
+        text(&dry.stderr)
+    );
     assert_eq!(entries(folder.path()), ["teacher"]);
     let hybrid = run(&["convert", "teacher", "student", "--layers", "0", "--init", "qkvo"], folder.path());
     assert!(hybrid.status.success(), "{}", text(&hybrid.stderr));
@@ -220,15 +240,24 @@ fn a_small_run_writes_everything_and_its_student_answers() {
         ["metrics.jsonl", "recipe.toml", "report.html", "run.json", "student", "summary.json"]
     );
     let summary = json(&run_folder.join("summary.json"));
-    for figure in ["teacher_params", "student_params", "teacher_ppl", "student_ppl", "teacher_accuracy", "student_accuracy"] {
+    for figure in [
+        "teacher_params",
+        "student_params",
+        "teacher_ppl",
+        "student_ppl",
+        "teacher_accuracy",
+        "student_accuracy",
+    ] {
         assert!(summary[figure].is_number(), "{figure} is {}", summary[figure]);
     }
     assert_eq!(summary["student_ppl_by_stage"].as_array().map(Vec::len), Some(3));
-    let kinds: Vec<_> = summary["stages"].as_array().expect("stages").iter().map(|stage| &stage["kind"]).collect();
+    let kinds: Vec<_> =
+        summary["stages"].as_array().expect("stages").iter().map(|stage| &stage["kind"]).collect();
     assert_eq!(kinds, ["matrices", "hidden", "logits"]);
     let report = fs::read_to_string(run_folder.join("report.html")).expect("a report");
     assert!(report.contains("<svg") && report.contains("layer 0, head 0"));
-    let args = ["generate", "--model", "runs/demo-1/student", "--prompt", "Ann has 3 apples.", "--max-tokens", "4"];
+    let args =
+        ["generate", "--model", "runs/demo-1/student", "--prompt", "Ann has 3 apples.", "--max-tokens", "4"];
     let answer = run(&args, folder.path());
     assert!(answer.status.success(), "{}", text(&answer.stderr));
 }
@@ -238,7 +267,11 @@ fn ctrl_c_saves_and_a_killed_run_goes_on() {
     let folder = folder();
     let run_folder = folder.path().join("run");
     let start = [&["distill", "--out", "run"], &SMALL[..]].concat();
-    let mut child = program(&start, folder.path()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = program(&start, folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     await_file(&run_folder.join("metrics.jsonl"), &mut child);
     signal(&child, "-INT");
     let stopped = child.wait_with_output().expect("it ends");
@@ -248,7 +281,11 @@ fn ctrl_c_saves_and_a_killed_run_goes_on() {
 
     let resume = ["distill", "--resume", "run"];
     let before = fs::metadata(run_folder.join("metrics.jsonl")).expect("metrics").len();
-    let mut child = program(&resume, folder.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    let mut child = program(&resume, folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
     let started = Instant::now();
     while fs::metadata(run_folder.join("metrics.jsonl")).map_or(0, |file| file.len()) <= before {
         assert!(started.elapsed() < Duration::from_secs(100) && child.try_wait().expect("a child").is_none());
@@ -261,8 +298,10 @@ fn ctrl_c_saves_and_a_killed_run_goes_on() {
     assert!(finished.status.success(), "{}", text(&finished.stderr));
     assert!(json(&run_folder.join("summary.json"))["student_ppl"].is_number());
     let metrics = fs::read_to_string(run_folder.join("metrics.jsonl")).expect("metrics");
-    let steps: Vec<serde_json::Value> = metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let mut places: Vec<_> = steps.iter().map(|step| (step["stage"].as_u64(), step["step"].as_u64())).collect();
+    let steps: Vec<serde_json::Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let mut places: Vec<_> =
+        steps.iter().map(|step| (step["stage"].as_u64(), step["step"].as_u64())).collect();
     let count = places.len();
     places.sort_unstable();
     places.dedup();

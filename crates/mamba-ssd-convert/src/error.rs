@@ -66,7 +66,9 @@ pub enum ConvertError {
         groups: usize,
     },
     /// An inner width that is not the attention's.
-    #[error("the attention's heads add up to {teacher} features, the mixer's to {student}; choose `expand` so that they agree, or init = mohawk")]
+    #[error(
+        "the attention's heads add up to {teacher} features, the mixer's to {student}; choose `expand` so that they agree, or init = mohawk"
+    )]
     InnerWidth {
         /// Query heads times head dimension.
         teacher: usize,
@@ -74,7 +76,9 @@ pub enum ConvertError {
         student: usize,
     },
     /// A state too small for a key.
-    #[error("a state of {d_state} cannot hold keys of {head_dim} features; choose d_state >= {head_dim}, or init = mohawk")]
+    #[error(
+        "a state of {d_state} cannot hold keys of {head_dim} features; choose d_state >= {head_dim}, or init = mohawk"
+    )]
     StateSize {
         /// State size of the mixer.
         d_state: usize,
@@ -82,6 +86,8 @@ pub enum ConvertError {
         head_dim: usize,
     },
     /// A convolution that cannot pass its input through.
-    #[error("Q, K and V cannot pass through a convolution with an activation; choose activation = identity, or init = mohawk")]
+    #[error(
+        "Q, K and V cannot pass through a convolution with an activation; choose activation = identity, or init = mohawk"
+    )]
     Activation,
 }

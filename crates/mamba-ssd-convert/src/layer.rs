@@ -23,9 +23,7 @@
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
-use mamba_ssd::{
-    Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config,
-};
+use mamba_ssd::{Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config};
 
 use crate::blocks::{Blocks, Draw, xbc_columns};
 use crate::heads::{expand, pad};
@@ -154,11 +152,13 @@ impl<'a> Start<'a> {
         let more = self.padding();
         let d = self.config.d_model;
         let attention = self.attention;
-        let weights = [&attention.v_proj, &attention.k_proj, &attention.q_proj].map(|linear| linear.weight.val());
+        let weights =
+            [&attention.v_proj, &attention.k_proj, &attention.q_proj].map(|linear| linear.weight.val());
         let padding = [self.draw.uniform([d, more], bound), self.draw.constant([d, more], 0.0)];
         let xbc = self.as_heads(weights, padding);
         for (block, source, teacher) in self.sources() {
-            let columns = if block == "x" { self.config.d_inner() } else { self.config.groups() * self.head_dim() };
+            let columns =
+                if block == "x" { self.config.d_inner() } else { self.config.groups() * self.head_dim() };
             self.copied(&format!("in_proj {block}"), d * columns, d * teacher, source);
         }
         if more > 0 {
@@ -183,7 +183,8 @@ impl<'a> Start<'a> {
     fn gate_rows(&mut self, bound: f64) -> Tensor<2> {
         let shape = [self.config.d_model, self.config.d_inner()];
         let open = self.config.z_bias || self.config.bias;
-        let note = if open { "0: the gate starts open" } else { "uniform in ±1/√d: no bias to open the gate" };
+        let note =
+            if open { "0: the gate starts open" } else { "uniform in ±1/√d: no bias to open the gate" };
         self.report.add(Action::Initialised, "in_proj z", shape[0] * shape[1], note);
         if open { self.draw.constant(shape, 0.0) } else { self.draw.uniform(shape, bound) }
     }
@@ -203,7 +204,11 @@ impl<'a> Start<'a> {
     }
 
     fn bias_note(&self) -> &'static str {
-        if self.qkvo() { "0, the gate's open, decays spread over 8 to 256 tokens" } else { "uniform in ±1/√d, the gate's open" }
+        if self.qkvo() {
+            "0, the gate's open, decays spread over 8 to 256 tokens"
+        } else {
+            "uniform in ±1/√d, the gate's open"
+        }
     }
 
     /// `A_log = -ln(span - 1)`, so that `σ(-A_log) = 1 - 1/span`.
@@ -237,7 +242,12 @@ impl<'a> Start<'a> {
     fn z_bias(&mut self) -> Option<Param<Tensor<1>>> {
         let d_inner = self.config.d_inner();
         self.config.z_bias.then(|| {
-            self.report.add(Action::Initialised, "z_bias", d_inner, format!("{OPEN_GATE}: the gate starts open"));
+            self.report.add(
+                Action::Initialised,
+                "z_bias",
+                d_inner,
+                format!("{OPEN_GATE}: the gate starts open"),
+            );
             vector(self.draw.constant([1, d_inner], OPEN_GATE))
         })
     }
@@ -280,7 +290,8 @@ impl<'a> Start<'a> {
     /// What the mixer has no place for.
     fn dropped(&mut self) {
         let attention = self.attention.config();
-        let mut drop = |tensor: &str, params, note: &str| self.report.add(Action::Dropped, tensor, params, note);
+        let mut drop =
+            |tensor: &str, params, note: &str| self.report.add(Action::Dropped, tensor, params, note);
         if self.plan.init == Init::Mohawk {
             drop("q, k, v, o_proj", attention.n_params(), "the mixer learns its own");
         } else if attention.out_bias && !self.config.bias {
@@ -288,10 +299,18 @@ impl<'a> Start<'a> {
         }
         if self.carries_biases() && self.carrier() == Carrier::Nowhere {
             let params = self.bias_params();
-            self.report.add(Action::Dropped, "q, k, v_proj bias", params, "the mixer has no bias to hold them");
+            self.report.add(
+                Action::Dropped,
+                "q, k, v_proj bias",
+                params,
+                "the mixer has no bias to hold them",
+            );
         }
         if attention.rotary.dim > 0 {
-            let note = format!("{} of {} features rotate; a mixer has no rotation", attention.rotary.dim, attention.head_dim);
+            let note = format!(
+                "{} of {} features rotate; a mixer has no rotation",
+                attention.rotary.dim, attention.head_dim
+            );
             self.report.add(Action::Dropped, "rotary embedding", 0, note);
         }
     }
@@ -311,7 +330,9 @@ impl<'a> Start<'a> {
     /// The biases of V, K and Q as those of x, B and C.
     fn qkv_biases(&self) -> [Tensor<2>; 3] {
         let attention = self.attention;
-        let bias = |linear: &Linear| linear.bias.as_ref().expect("qkv_bias says that there is one").val().unsqueeze_dim(0);
+        let bias = |linear: &Linear| {
+            linear.bias.as_ref().expect("qkv_bias says that there is one").val().unsqueeze_dim(0)
+        };
         let biases = [&attention.v_proj, &attention.k_proj, &attention.q_proj].map(bias);
         let none = self.draw.constant([1, self.padding()], 0.0);
         self.as_heads(biases, [none.clone(), none])

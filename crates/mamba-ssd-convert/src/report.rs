@@ -129,7 +129,10 @@ mod tests {
 
     #[test]
     fn numbers_are_grouped_by_thousands() {
-        assert_eq!(["0", "12", "1,234", "1,405,159,936"], [0, 12, 1234, 1405159936].map(grouped).each_ref().map(String::as_str));
+        assert_eq!(
+            ["0", "12", "1,234", "1,405,159,936"],
+            [0, 12, 1234, 1405159936].map(grouped).each_ref().map(String::as_str)
+        );
     }
 
     #[test]
@@ -137,7 +140,8 @@ mod tests {
         let mut layer = LayerReport { layer: 1, ..Default::default() };
         layer.add(Action::Initialised, "in_proj", 700, "");
         layer.add(Action::Dropped, "q_proj", 1200, "");
-        let report = ConversionReport { n_layers: 2, layers: vec![layer], copied_outside: 5000, ..Default::default() };
+        let report =
+            ConversionReport { n_layers: 2, layers: vec![layer], copied_outside: 5000, ..Default::default() };
         assert_eq!(report.count(Action::Copied), 5000);
         assert_eq!(report.count(Action::Dropped), 1200);
         let total = report.to_string();

@@ -24,7 +24,11 @@ fn plan(init: Init) -> LayerPlan {
     LayerPlan { layer: 0, n_layers: 4, init, seed: 5 }
 }
 
-fn convert(attention: &Attention, config: &DiscreteMamba2Config, init: Init) -> (DiscreteMamba2, LayerReport) {
+fn convert(
+    attention: &Attention,
+    config: &DiscreteMamba2Config,
+    init: Init,
+) -> (DiscreteMamba2, LayerReport) {
     attention_to_discrete_mamba2(attention, config, plan(init)).expect("shapes that convert")
 }
 
@@ -62,13 +66,13 @@ fn masked_linear_attention(attention: &Attention, u: Tensor<3>) -> Tensor<3> {
     attention.o_proj.forward(mixed.reshape([b, t, config.n_heads * config.head_dim]))
 }
 
-/// Measured largest difference 2.4e-6 (values up to 5).
+/// Measured largest difference 1.1e-6 (values up to 4.9).
 fn assert_is_masked_linear_attention(attention: &Attention, config: DiscreteMamba2Config) {
     let (mixer, _) = convert(attention, &config.with_bias(true), Init::Qkvo);
     let u = random([2, 37, D]);
     let expected = masked_linear_attention(attention, u.clone()).into_data();
     let found = without_decay(mixer).forward(u, None).into_data();
-    found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(2e-5));
+    found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-5));
 }
 
 #[test]
@@ -92,7 +96,10 @@ fn biases_live_on_in_the_convolution_or_the_projection() {
 
 #[test]
 fn a_gate_without_its_own_bias_opens_through_the_projection() {
-    assert_is_masked_linear_attention(&attention(4, 4, 6, false), DiscreteMamba2Config::new(D, 4, 6).with_z_bias(false));
+    assert_is_masked_linear_attention(
+        &attention(4, 4, 6, false),
+        DiscreteMamba2Config::new(D, 4, 6).with_z_bias(false),
+    );
 }
 
 #[test]
@@ -104,12 +111,18 @@ fn a_larger_state_changes_nothing() {
 fn a_head_can_be_split_into_several() {
     let attention = attention(4, 2, 6, true);
     assert_is_masked_linear_attention(&attention, DiscreteMamba2Config::new(D, 12, 6));
-    assert_is_masked_linear_attention(&attention, DiscreteMamba2Config::new(D, 12, 6).with_n_qk_heads(Some(4)));
+    assert_is_masked_linear_attention(
+        &attention,
+        DiscreteMamba2Config::new(D, 12, 6).with_n_qk_heads(Some(4)),
+    );
 }
 
 #[test]
 fn a_wide_attention_needs_a_wide_mixer() {
-    assert_is_masked_linear_attention(&attention(4, 2, 12, false), DiscreteMamba2Config::new(D, 4, 12).with_expand(2));
+    assert_is_masked_linear_attention(
+        &attention(4, 2, 12, false),
+        DiscreteMamba2Config::new(D, 4, 12).with_expand(2),
+    );
 }
 
 #[test]
@@ -118,11 +131,17 @@ fn the_default_start_opens_the_gate_and_passes_the_current_token() {
     let (mixer, _) = convert(&attention(4, 4, 6, false), &config, Init::Mohawk);
     let u = random([1, 9, D]);
     let x = mixer.in_proj.forward(u.clone()).narrow(2, 0, D).reshape([1, 9, 4, 6]);
-    mixer.values(u.clone(), None).into_data().assert_approx_eq::<f32>(&x.into_data(), Tolerance::absolute(1e-6));
+    mixer
+        .values(u.clone(), None)
+        .into_data()
+        .assert_approx_eq::<f32>(&x.into_data(), Tolerance::absolute(1e-6));
 
     let mixed = random([9, 4, 6]).unsqueeze_dim::<4>(0);
     let expected = mixer.out_proj.forward(mixed.clone().reshape([1, 9, D]));
-    mixer.output(mixed, u).into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
+    mixer
+        .output(mixed, u)
+        .into_data()
+        .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
     assert_eq!(mixer.d.val().into_data(), Tensor::<1>::ones([4], &Device::flex()).into_data());
 }
 
@@ -138,7 +157,8 @@ fn the_output_projection_shrinks_with_depth() {
 fn a_seed_and_a_layer_decide_the_weights() {
     let (attention, config) = (attention(4, 4, 6, false), DiscreteMamba2Config::new(D, 4, 6));
     let weight = |plan: LayerPlan| {
-        let (mixer, _) = attention_to_discrete_mamba2(&attention, &config, plan).expect("shapes that convert");
+        let (mixer, _) =
+            attention_to_discrete_mamba2(&attention, &config, plan).expect("shapes that convert");
         mixer.in_proj.weight.val().into_data()
     };
     let first = weight(plan(Init::Mohawk));
@@ -151,9 +171,11 @@ fn a_seed_and_a_layer_decide_the_weights() {
 fn reports_account_for_every_parameter_of_the_student() {
     for init in [Init::Mohawk, Init::Qkvo] {
         for biases in [false, true] {
-            let (attention, config) = (attention(4, 2, 6, true), DiscreteMamba2Config::new(D, 4, 8).with_bias(biases));
+            let (attention, config) =
+                (attention(4, 2, 6, true), DiscreteMamba2Config::new(D, 4, 8).with_bias(biases));
             let (_, report) = convert(&attention, &config, init);
-            let student = [Action::Copied, Action::Repeated, Action::Initialised].map(|action| report.count(action));
+            let student =
+                [Action::Copied, Action::Repeated, Action::Initialised].map(|action| report.count(action));
             assert_eq!(student.iter().sum::<usize>(), config.n_params(), "{init:?}, bias {biases}");
         }
     }
@@ -163,7 +185,10 @@ fn reports_account_for_every_parameter_of_the_student() {
 fn reports_name_what_is_lost() {
     let (_, report) = convert(&attention(4, 2, 6, true), &DiscreteMamba2Config::new(D, 4, 6), Init::Qkvo);
     let dropped: Vec<_> = report.entries.iter().filter(|entry| entry.action == Action::Dropped).collect();
-    assert_eq!(dropped.iter().map(|entry| entry.tensor.as_str()).collect::<Vec<_>>(), ["o_proj bias", "rotary embedding"]);
+    assert_eq!(
+        dropped.iter().map(|entry| entry.tensor.as_str()).collect::<Vec<_>>(),
+        ["o_proj bias", "rotary embedding"]
+    );
     assert_eq!(report.count(Action::Dropped), D);
     assert_eq!(report.count(Action::Repeated), 2 * D * D + 3 * D); // x, B and the convolution's bias
 }
@@ -173,7 +198,8 @@ fn head_counts_that_do_not_map_are_refused() {
     // The shapes of Llama-3.2-3B (24 heads) and Llamba-3B (32), scaled down by 8.
     let attention = attention(3, 1, 8, false);
     let config = DiscreteMamba2Config::new(D, 4, 8);
-    let refused = attention_to_discrete_mamba2(&attention, &config, plan(Init::Qkvo)).expect_err("3 heads into 4");
+    let refused =
+        attention_to_discrete_mamba2(&attention, &config, plan(Init::Qkvo)).expect_err("3 heads into 4");
     assert_eq!(refused, ConvertError::Heads { teacher: 3, head_dim: 8, student: 4, groups: 4 });
     assert!(refused.to_string().contains("choose n_heads = 3, or init = mohawk"));
     convert(&attention, &config, Init::Mohawk);
@@ -182,11 +208,18 @@ fn head_counts_that_do_not_map_are_refused() {
 #[test]
 fn shapes_that_cannot_hold_the_projections_are_refused() {
     let attention = attention(4, 4, 6, false);
-    let refused = |config| attention_to_discrete_mamba2(&attention, &config, plan(Init::Qkvo)).expect_err("a misfit");
+    let refused =
+        |config| attention_to_discrete_mamba2(&attention, &config, plan(Init::Qkvo)).expect_err("a misfit");
     let config = DiscreteMamba2Config::new(D, 4, 6);
-    assert_eq!(refused(DiscreteMamba2Config::new(D, 4, 5)), ConvertError::StateSize { d_state: 5, head_dim: 6 });
+    assert_eq!(
+        refused(DiscreteMamba2Config::new(D, 4, 5)),
+        ConvertError::StateSize { d_state: 5, head_dim: 6 }
+    );
     assert_eq!(refused(config.clone().with_expand(2)), ConvertError::InnerWidth { teacher: 24, student: 48 });
-    assert_eq!(refused(DiscreteMamba2Config::new(12, 4, 6)), ConvertError::Width { teacher: 24, student: 12 });
+    assert_eq!(
+        refused(DiscreteMamba2Config::new(12, 4, 6)),
+        ConvertError::Width { teacher: 24, student: 12 }
+    );
     assert_eq!(refused(DiscreteMamba2Config::new(D, 5, 6)), ConvertError::HeadDim { heads: 5, d_inner: 24 });
     assert_eq!(refused(config.with_n_qk_heads(Some(3))), ConvertError::Groups { groups: 3, heads: 4 });
 }
@@ -196,7 +229,8 @@ fn plans_take_the_attention_s_shapes_unless_told_otherwise() {
     let wide = AttentionConfig::new(D, 4, 2, 12, RotaryConfig::new(12));
     let config = ConversionPlan::default().mixer_config(&wide);
     assert_eq!((config.n_heads, config.d_state, config.d_inner(), config.chunk_size), (4, 12, 48, 128));
-    let plan = ConversionPlan { d_state: Some(64), n_heads: Some(8), chunk_size: Some(32), ..Default::default() };
+    let plan =
+        ConversionPlan { d_state: Some(64), n_heads: Some(8), chunk_size: Some(32), ..Default::default() };
     let config = plan.mixer_config(&wide);
     assert_eq!((config.n_heads, config.d_state, config.chunk_size), (8, 64, 32));
 }

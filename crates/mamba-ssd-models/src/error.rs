@@ -88,7 +88,9 @@ impl Mismatch {
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = |(key, shape): &(String, Vec<usize>)| format!("{key} {shape:?}");
-        let wrong = |(key, found, expected): &(String, Vec<usize>, Vec<usize>)| format!("{key} is {found:?}, expected {expected:?}");
+        let wrong = |(key, found, expected): &(String, Vec<usize>, Vec<usize>)| {
+            format!("{key} is {found:?}, expected {expected:?}")
+        };
         let parts = [
             listed("missing", &self.missing, plain),
             listed("unexpected", &self.unexpected, plain),

@@ -71,7 +71,8 @@ fn decode<M: Backbone>(
     let model = model.valid();
     let device = model.devices().remove(0);
     let mut outputs = vec![Vec::new(); prompts.len()];
-    let mut rows: Vec<Row> = prompts.iter().enumerate().map(|(index, prompt)| Row::new(prompt, index, options)).collect();
+    let mut rows: Vec<Row> =
+        prompts.iter().enumerate().map(|(index, prompt)| Row::new(prompt, index, options)).collect();
     let (mut logits, mut state) = prefill(&model, prompts, shortest, &device);
     for position in shortest.. {
         advance(&mut rows, logits, position, &mut on_token);
@@ -97,7 +98,8 @@ fn without_finished<'a>(
     let kept: Vec<u32> = (0..rows.len()).filter(|&row| !rows[row].done).map(|row| row as u32).collect();
     let (done, rows): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.done);
     for row in done {
-        outputs[row.index] = row.into_new();
+        let index = row.index;
+        outputs[index] = row.into_new();
     }
     if kept.is_empty() {
         return (rows, state);
@@ -109,13 +111,22 @@ fn without_finished<'a>(
 
 fn select(state: MixerState, rows: &Tensor<1, Int>) -> MixerState {
     match state {
-        MixerState::Attention { k, v } => MixerState::Attention { k: k.select(0, rows.clone()), v: v.select(0, rows.clone()) },
-        MixerState::Ssm { conv, ssm } => MixerState::Ssm { conv: conv.select(0, rows.clone()), ssm: ssm.select(0, rows.clone()) },
+        MixerState::Attention { k, v } => {
+            MixerState::Attention { k: k.select(0, rows.clone()), v: v.select(0, rows.clone()) }
+        }
+        MixerState::Ssm { conv, ssm } => {
+            MixerState::Ssm { conv: conv.select(0, rows.clone()), ssm: ssm.select(0, rows.clone()) }
+        }
     }
 }
 
 /// Logits `[b v]` after the first `length` tokens of every prompt. The head sees the last token only.
-fn prefill<M: Backbone>(model: &M, prompts: &[Vec<u32>], length: usize, device: &Device) -> (Tensor<2>, State) {
+fn prefill<M: Backbone>(
+    model: &M,
+    prompts: &[Vec<u32>],
+    length: usize,
+    device: &Device,
+) -> (Tensor<2>, State) {
     let tokens = prompts.iter().flat_map(|prompt| prompt[..length].iter().copied());
     let tokens = ints(tokens.collect(), device).reshape([prompts.len(), length]);
     let mut hidden = model.embed(tokens);

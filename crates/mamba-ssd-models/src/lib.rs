@@ -11,6 +11,25 @@
 //! the usual folder (`config.json`, `model.safetensors`, `tokenizer.json`) with the key names of the
 //! published checkpoints; reading is strict, writing atomic. [`generate()`] decodes any
 //! [`Backbone`](mamba_ssd::Backbone).
+//!
+//! ```
+//! use burn::tensor::Device;
+//! use mamba_ssd::{AttentionConfig, rope::RotaryConfig};
+//! use mamba_ssd_convert::ConversionPlan;
+//! use mamba_ssd_models::{GenerateOptions, LlamaConfig, ModelConfig, generate};
+//!
+//! let attention = AttentionConfig::new(32, 4, 2, 8, RotaryConfig::new(8));
+//! let config = ModelConfig::Llama(LlamaConfig::transformer(100, 2, attention, 64));
+//! let teacher = config.init(&Device::flex());
+//!
+//! let (student, report) = teacher.convert(&ConversionPlan::default())?;
+//! println!("{report}");
+//!
+//! let prompts = [vec![1, 2, 3], vec![4]]; // tokens; rows of a batch may differ in length
+//! let texts = generate(&student, &prompts, &GenerateOptions { max_new_tokens: 5, ..Default::default() });
+//! assert_eq!(texts[0].len(), 5);
+//! # Ok::<(), mamba_ssd_convert::ConvertError>(())
+//! ```
 
 mod checkpoint;
 mod config;

@@ -23,7 +23,8 @@ impl Tokenizer {
     /// If the file cannot be read or is no tokenizer.
     pub fn from_file(path: &Path) -> Result<Self, ModelError> {
         let bytes = std::fs::read(path);
-        let bytes = bytes.map_err(|source| ModelError::Io { action: "read", path: path.to_path_buf(), source })?;
+        let bytes =
+            bytes.map_err(|source| ModelError::Io { action: "read", path: path.to_path_buf(), source })?;
         Self::parse(&bytes, path)
     }
 
@@ -40,7 +41,9 @@ impl Tokenizer {
         let path = path.to_path_buf();
         match tokenizers::Tokenizer::from_bytes(bytes) {
             Ok(inner) => Ok(Self { inner, path }),
-            Err(error) => Err(ModelError::Tokenizer { path, reason: format!("not a tokenizer.json: {error}") }),
+            Err(error) => {
+                Err(ModelError::Tokenizer { path, reason: format!("not a tokenizer.json: {error}") })
+            }
         }
     }
 

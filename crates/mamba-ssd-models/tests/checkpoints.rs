@@ -40,7 +40,9 @@ fn refused(dir: &Path) -> String {
 
 #[test]
 fn what_is_saved_is_loaded_bit_for_bit() {
-    for (name, model) in zoo().into_iter().chain(GOLDENS.map(|family| (family.to_string(), golden_model(family)))) {
+    for (name, model) in
+        zoo().into_iter().chain(GOLDENS.map(|family| (family.to_string(), golden_model(family))))
+    {
         let dir = tempfile::tempdir().expect("a folder");
         model.save(dir.path(), Some(b"{}")).unwrap_or_else(|error| panic!("{name}: {error}"));
         let loaded = load(dir.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -65,9 +67,16 @@ fn bytes_are_the_file() {
 #[test]
 fn written_golden_files_hold_the_tensors_of_the_original() {
     for family in GOLDENS {
-        let (original, written) = (read(&format!("{family}.weights.safetensors")), golden_model(family).to_safetensors().expect("bytes"));
-        let (original, written) = (SafeTensors::deserialize(&original).expect("a file"), SafeTensors::deserialize(&written).expect("a file"));
-        for key in original.names().into_iter().filter(|&key| family != "llama32" || key != "lm_head.weight") {
+        let (original, written) = (
+            read(&format!("{family}.weights.safetensors")),
+            golden_model(family).to_safetensors().expect("bytes"),
+        );
+        let (original, written) = (
+            SafeTensors::deserialize(&original).expect("a file"),
+            SafeTensors::deserialize(&written).expect("a file"),
+        );
+        for key in original.names().into_iter().filter(|&key| family != "llama32" || key != "lm_head.weight")
+        {
             assert_eq!(written.tensor(key).expect(key), original.tensor(key).expect(key), "{family}, {key}");
         }
         let duplicate = usize::from(family == "llama32"); // the tied head is not written
@@ -96,7 +105,9 @@ fn bf16_files_are_loaded_as_f32_or_as_they_are() {
 fn weights_loaded_for_training_are_trainable() {
     let (model, dir) = (llama("am"), tempfile::tempdir().expect("a folder"));
     model.save(dir.path(), None).expect("saved");
-    let Model::Llama(loaded) = Model::load(dir.path(), &Device::flex().autodiff()).expect("a model") else { panic!("a Llama") };
+    let Model::Llama(loaded) = Model::load(dir.path(), &Device::flex().autodiff()).expect("a model") else {
+        panic!("a Llama")
+    };
     let gradients = loaded.forward(tokens(1, 9), None).mean().backward();
     for layer in &loaded.layers {
         let gradient = layer.mlp.up_proj.weight.val().grad(&gradients).expect("a gradient");
@@ -109,7 +120,8 @@ fn keys_are_those_of_the_published_checkpoints() {
     let keys = |model: &Model| {
         let bytes = model.to_safetensors().expect("bytes");
         let tensors = SafeTensors::deserialize(&bytes).expect("a file");
-        let mut keys: Vec<String> = tensors.iter().map(|(key, view)| format!("{key} {:?}", view.shape())).collect();
+        let mut keys: Vec<String> =
+            tensors.iter().map(|(key, view)| format!("{key} {:?}", view.shape())).collect();
         keys.sort();
         keys
     };
@@ -141,7 +153,9 @@ fn keys_are_those_of_the_published_checkpoints() {
     ] {
         assert!(hybrid.contains(&key.to_string()), "{key} in {hybrid:#?}");
     }
-    assert!(keys(&llama("mam")).contains(&"backbone.layers.1.mixer.self_attn.k_proj.weight [12, 24]".to_string()));
+    assert!(
+        keys(&llama("mam")).contains(&"backbone.layers.1.mixer.self_attn.k_proj.weight [12, 24]".to_string())
+    );
     assert!(keys(&mamba2(false)).contains(&"backbone.layers.1.mixer.A_log [4]".to_string()));
 }
 
@@ -153,7 +167,11 @@ fn linear_weights_are_transposed() {
     let path = dir.path().join("model.safetensors");
     let square: Vec<f32> = (0..24 * 24).map(|i| i as f32).collect();
     edit(&path, |tensors| {
-        tensors.iter_mut().find(|(key, ..)| key.ends_with("0.mixer.out_proj.weight")).expect("a square matrix").2 = bytes(&square);
+        tensors
+            .iter_mut()
+            .find(|(key, ..)| key.ends_with("0.mixer.out_proj.weight"))
+            .expect("a square matrix")
+            .2 = bytes(&square);
     });
     let Model::Llama(model) = load(dir.path()).expect("a model") else { panic!("a Llama") };
     let Mixer::DiscreteMamba2(mixer) = &model.layers[0].mixer else { panic!("a mixer") };
@@ -170,10 +188,16 @@ fn shards_are_one_file_in_parts() {
     let tensors = SafeTensors::deserialize(&whole).expect("a file");
     let mut map = serde_json::Map::new();
     for (part, name) in ["a.safetensors", "b.safetensors"].iter().enumerate() {
-        let views: Vec<(String, TensorView)> =
-            tensors.tensors().into_iter().enumerate().filter(|(index, _)| index % 2 == part).map(|(_, tensor)| tensor).collect();
+        let views: Vec<(String, TensorView)> = tensors
+            .tensors()
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| index % 2 == part)
+            .map(|(_, tensor)| tensor)
+            .collect();
         map.extend(views.iter().map(|(key, _)| (key.clone(), json!(name))));
-        std::fs::write(dir.path().join(name), safetensors::serialize(views, None).expect("bytes")).expect("written");
+        std::fs::write(dir.path().join(name), safetensors::serialize(views, None).expect("bytes"))
+            .expect("written");
     }
     let index = dir.path().join("model.safetensors.index.json");
     std::fs::write(&index, json!({"weight_map": map}).to_string()).expect("written");
@@ -196,10 +220,14 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 fn edit(path: &Path, change: impl FnOnce(&mut Tensors)) {
     let file = std::fs::read(path).expect("weights");
     let tensors = SafeTensors::deserialize(&file).expect("a file");
-    let mut tensors: Tensors =
-        tensors.iter().map(|(key, view)| (key.to_string(), view.shape().to_vec(), view.data().to_vec())).collect();
+    let mut tensors: Tensors = tensors
+        .iter()
+        .map(|(key, view)| (key.to_string(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
     change(&mut tensors);
-    let views = tensors.iter().map(|(key, shape, data)| (key, TensorView::new(Dtype::F32, shape.clone(), data).expect("a tensor")));
+    let views = tensors
+        .iter()
+        .map(|(key, shape, data)| (key, TensorView::new(Dtype::F32, shape.clone(), data).expect("a tensor")));
     std::fs::write(path, safetensors::serialize(views, None).expect("bytes")).expect("written");
 }
 
@@ -239,13 +267,18 @@ fn damaged_files_are_refused() {
     let dir = saved(&phi("mm"));
     let path = dir.path().join("model.safetensors");
     let whole = std::fs::read(&path).expect("weights");
-    for (length, part) in [(whole.len() - 5, "the file is truncated"), (300, "truncated"), (3, "3 bytes are no safetensors file")] {
+    for (length, part) in [
+        (whole.len() - 5, "the file is truncated"),
+        (300, "truncated"),
+        (3, "3 bytes are no safetensors file"),
+    ] {
         std::fs::write(&path, &whole[..length]).expect("written");
         assert!(refused(dir.path()).contains(part), "{part}");
     }
     std::fs::write(&path, "<html>Not Found</html>, which someone saved").expect("written");
     assert!(refused(dir.path()).contains("this is no safetensors file"));
-    std::fs::write(&path, [8u8, 0, 0, 0, 0, 0, 0, 0].into_iter().chain(*b"not json").collect::<Vec<u8>>()).expect("written");
+    std::fs::write(&path, [8u8, 0, 0, 0, 0, 0, 0, 0].into_iter().chain(*b"not json").collect::<Vec<u8>>())
+        .expect("written");
     assert!(refused(dir.path()).contains("malformed header"));
     std::fs::remove_file(&path).expect("removed");
     assert!(refused(dir.path()).contains("expected model.safetensors or"));
@@ -262,10 +295,15 @@ fn quantised_weights_are_refused() {
     let view = TensorView::new(Dtype::I8, vec![4], &data).expect("a tensor");
     let file = std::fs::read(&path).expect("weights");
     let tensors = SafeTensors::deserialize(&file).expect("a file");
-    let views = tensors.tensors().into_iter().map(|(key, tensor)| if key.ends_with("0.mixer.D") { (key, view.clone()) } else { (key, tensor) });
+    let views = tensors
+        .tensors()
+        .into_iter()
+        .map(|(key, tensor)| if key.ends_with("0.mixer.D") { (key, view.clone()) } else { (key, tensor) });
     let bytes = safetensors::serialize(views, None).expect("bytes");
     std::fs::write(&path, bytes).expect("written");
-    assert!(refused(dir.path()).contains("`backbone.layers.0.mixer.D` is I8, expected F64, F32, F16 or BF16"));
+    assert!(
+        refused(dir.path()).contains("`backbone.layers.0.mixer.D` is I8, expected F64, F32, F16 or BF16")
+    );
 }
 
 #[test]
@@ -273,11 +311,17 @@ fn a_head_beside_a_tied_embedding_must_be_the_embedding() {
     let dir = saved(&llama("mm"));
     let path = dir.path().join("model.safetensors");
     edit(&path, |tensors| {
-        let embedding = tensors.iter().find(|(key, ..)| key == "backbone.embedding.weight").expect("an embedding").clone();
+        let embedding = tensors
+            .iter()
+            .find(|(key, ..)| key == "backbone.embedding.weight")
+            .expect("an embedding")
+            .clone();
         tensors.push(("lm_head.weight".into(), embedding.1, embedding.2));
     });
     load(dir.path()).expect("a duplicate is tolerated");
-    edit(&path, |tensors| tensors.iter_mut().find(|(key, ..)| key == "lm_head.weight").expect("a head").2[0] ^= 1);
+    edit(&path, |tensors| {
+        tensors.iter_mut().find(|(key, ..)| key == "lm_head.weight").expect("a head").2[0] ^= 1
+    });
     assert!(refused(dir.path()).contains("config.json ties them"));
 }
 
@@ -285,13 +329,19 @@ fn a_head_beside_a_tied_embedding_must_be_the_embedding() {
 fn other_writers_keys_are_understood() {
     let dir = saved(&llama("mam")); // untied
     edit(&dir.path().join("model.safetensors"), |tensors| {
-        tensors.iter_mut().find(|(key, ..)| key == "lm_head.weight").expect("a head").0 = "backbone.lm_head.weight".into();
-        tensors.push(("backbone.layers.1.mixer.self_attn.rotary_emb.inv_freq".into(), vec![3], bytes(&[1.0; 3])));
+        tensors.iter_mut().find(|(key, ..)| key == "lm_head.weight").expect("a head").0 =
+            "backbone.lm_head.weight".into();
+        tensors.push((
+            "backbone.layers.1.mixer.self_attn.rotary_emb.inv_freq".into(),
+            vec![3],
+            bytes(&[1.0; 3]),
+        ));
     });
     load(dir.path()).expect("Fast-LLM's head and old frequencies");
     let dir = saved(&mamba2(true));
     edit(&dir.path().join("model.safetensors"), |tensors| {
-        tensors.iter_mut().find(|(key, ..)| key == "backbone.embeddings.weight").expect("an embedding").0 = "backbone.embedding.weight".into();
+        tensors.iter_mut().find(|(key, ..)| key == "backbone.embeddings.weight").expect("an embedding").0 =
+            "backbone.embedding.weight".into();
     });
     edit_config(dir.path(), |config| {
         *config = json!({"d_model": 24, "n_layer": 2, "vocab_size": 31, "pad_vocab_size_multiple": 1, "tie_embeddings": true,
@@ -305,7 +355,10 @@ fn other_writers_keys_are_understood() {
 fn a_layer_that_is_another_mixer_than_the_config_says_is_refused() {
     let dir = saved(&llama("mam"));
     edit_config(dir.path(), |config| config["attn_layer_idx"] = json!([2]));
-    assert!(refused(dir.path()).contains("layer 1 holds attention, but config.json says a discrete Mamba-2 mixer"));
+    assert!(
+        refused(dir.path())
+            .contains("layer 1 holds attention, but config.json says a discrete Mamba-2 mixer")
+    );
     edit_config(dir.path(), |config| config["attn_layer_idx"] = json!([3]));
     assert!(refused(dir.path()).contains("`attn_layer_idx` names layer 3, but there are only 3 (0 to 2)"));
 }
@@ -319,17 +372,35 @@ fn configs_of_other_families_are_refused() {
         let message = refused(dir.path());
         assert!(message.contains("config.json") && message.contains(part), "{part} in {message}");
     };
-    refused_with(&|config| config["model_type"] = json!("gpt2"), "`model_type` is \"gpt2\", expected one of llama, llamba, phi");
+    refused_with(
+        &|config| config["model_type"] = json!("gpt2"),
+        "`model_type` is \"gpt2\", expected one of llama, llamba, phi",
+    );
     refused_with(&|config| *config = json!({}), "`model_type` is missing");
     refused_with(&|config| *config = json!([1]), "expected a JSON object");
     refused_with(&|config| config["model_type"] = json!("llama"), "`hidden_size` is missing");
-    refused_with(&|config| config["d_model"] = json!("wide"), "`d_model` is \"wide\", expected a whole number");
-    refused_with(&|config| config["ssm_cfg"]["n_v_heads"] = json!(5), "5 heads and 4 query-key heads do not divide");
-    refused_with(&|config| config["mlp_cfg"]["act_fn"] = json!("relu"), "`mlp_cfg.act_fn` is \"relu\", only \"silu\" is covered");
+    refused_with(
+        &|config| config["d_model"] = json!("wide"),
+        "`d_model` is \"wide\", expected a whole number",
+    );
+    refused_with(
+        &|config| config["ssm_cfg"]["n_v_heads"] = json!(5),
+        "5 heads and 4 query-key heads do not divide",
+    );
+    refused_with(
+        &|config| config["mlp_cfg"]["act_fn"] = json!("relu"),
+        "`mlp_cfg.act_fn` is \"relu\", only \"silu\" is covered",
+    );
     let phi_text = read_text("phi15.config.json").replace("gelu_new", "gelu");
-    refused_with(&|config| *config = serde_json::from_str(&phi_text).expect("JSON"), "`hidden_act` is \"gelu\"");
+    refused_with(
+        &|config| *config = serde_json::from_str(&phi_text).expect("JSON"),
+        "`hidden_act` is \"gelu\"",
+    );
     let llama_text = read_text("llama32.config.json").replace("\"llama3\"", "\"yarn\"");
-    refused_with(&|config| *config = serde_json::from_str(&llama_text).expect("JSON"), "`rope_parameters.rope_type` is \"yarn\"");
+    refused_with(
+        &|config| *config = serde_json::from_str(&llama_text).expect("JSON"),
+        "`rope_parameters.rope_type` is \"yarn\"",
+    );
 }
 
 fn model_config(dir: &Path) {
@@ -354,12 +425,26 @@ fn a_folder_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
+fn a_model_without_a_format_is_not_written() {
+    let Model::Llama(mut model) = llama("mm") else { panic!("a Llama") };
+    let Model::Mamba2(other) = mamba2(true) else { panic!("a Mamba-2") };
+    model.layers[1].mixer = other.layers[0].mixer.clone();
+    let dir = tempfile::tempdir().expect("a folder");
+    let message =
+        Model::Llama(model).save(dir.path(), None).expect_err("a mixer unknown to Llamba").to_string();
+    assert!(message.contains("stock Mamba-2 mixer"), "{message}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+}
+
+#[test]
 fn old_files_stay_when_the_new_cannot_be_written() {
     let dir = saved(&llama("mm"));
     std::fs::create_dir(dir.path().join("tokenizer.json")).expect("a folder in the way");
     let before = bits(&load(dir.path()).expect("a model"));
     llama("mm").save(dir.path(), Some(b"{}")).expect_err("a folder cannot be replaced by a file");
     assert_eq!(bits(&load(dir.path()).expect("a model")), before);
-    let left = std::fs::read_dir(dir.path()).expect("a folder").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let left = std::fs::read_dir(dir.path())
+        .expect("a folder")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     assert_eq!(left.filter(|name| name.ends_with(".tmp")).count(), 0);
 }

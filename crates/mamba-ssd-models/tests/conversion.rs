@@ -19,14 +19,21 @@ fn convert(model: &Model, layers: LayerSelection) -> Model {
 
 #[test]
 fn students_of_every_layer_are_written_as_llamba_and_phi_mamba() {
-    for (family, dialect) in [("llama32", "\"model_type\": \"llamba\""), ("phi15", "\"CoreType\": \"modules.mixers.discrete_mamba2\"")] {
+    for (family, dialect) in [
+        ("llama32", "\"model_type\": \"llamba\""),
+        ("phi15", "\"CoreType\": \"modules.mixers.discrete_mamba2\""),
+    ] {
         let student = convert(&golden_model(family), LayerSelection::All);
         assert!(student.config_json().expect("JSON").contains(dialect), "{family}");
         let dir = tempfile::tempdir().expect("a folder");
         student.save(dir.path(), None).expect("saved");
         let loaded = Model::load(dir.path(), &Device::flex()).expect("a student");
         let ids = Golden::open(family).input_ids();
-        assert_eq!(loaded.forward(ids.clone(), None).into_data(), student.forward(ids, None).into_data(), "{family}");
+        assert_eq!(
+            loaded.forward(ids.clone(), None).into_data(),
+            student.forward(ids, None).into_data(),
+            "{family}"
+        );
     }
 }
 
@@ -35,7 +42,10 @@ fn a_hybrid_keeps_the_attention_of_its_other_layers() {
     for family in ["llama32", "phi15"] {
         let teacher = golden_model(family);
         let hybrid = convert(&teacher, LayerSelection::List(vec![1]));
-        assert!(matches!((hybrid.mixer(0), hybrid.mixer(1)), (Mixer::Attention(_), Mixer::DiscreteMamba2(_))));
+        assert!(matches!(
+            (hybrid.mixer(0), hybrid.mixer(1)),
+            (Mixer::Attention(_), Mixer::DiscreteMamba2(_))
+        ));
         let ids = Golden::open(family).input_ids();
         let (first, second) = (teacher.hidden_states(ids.clone(), None), hybrid.hidden_states(ids, None));
         assert_eq!(first[1].to_data(), second[1].to_data(), "{family}: layer 0 is as it was");
@@ -48,13 +58,17 @@ fn everything_outside_the_mixers_is_copied() {
     let teacher = golden_model("llama32");
     let student = convert(&teacher, LayerSelection::All);
     let (Model::Llama(teacher), Model::Llama(student)) = (&teacher, &student) else { panic!("Llamas") };
-    let same = |a: &Param<Tensor<2>>, b: &Param<Tensor<2>>| assert_eq!(a.val().into_data(), b.val().into_data());
+    let same =
+        |a: &Param<Tensor<2>>, b: &Param<Tensor<2>>| assert_eq!(a.val().into_data(), b.val().into_data());
     same(&teacher.embedding.weight, &student.embedding.weight);
     for (teacher, student) in teacher.layers.iter().zip(&student.layers) {
         same(&teacher.mlp.gate_proj.weight, &student.mlp.gate_proj.weight);
         same(&teacher.mlp.up_proj.weight, &student.mlp.up_proj.weight);
         same(&teacher.mlp.down_proj.weight, &student.mlp.down_proj.weight);
-        assert_eq!(teacher.input_layernorm.weight.val().into_data(), student.input_layernorm.weight.val().into_data());
+        assert_eq!(
+            teacher.input_layernorm.weight.val().into_data(),
+            student.input_layernorm.weight.val().into_data()
+        );
     }
 }
 
@@ -93,26 +107,32 @@ fn the_student_is_trainable_and_shares_nothing_with_a_frozen_teacher() {
 #[test]
 fn reports_add_up_to_teacher_and_student() {
     for (teacher, init) in [(golden_model("llama32"), Init::Qkvo), (golden_model("phi15"), Init::Mohawk)] {
-        let (student, report) = teacher.convert(&plan(LayerSelection::List(vec![1]), init)).expect("a student");
+        let (student, report) =
+            teacher.convert(&plan(LayerSelection::List(vec![1]), init)).expect("a student");
         let kept = [Action::Copied, Action::Repeated, Action::Initialised].map(|action| report.count(action));
         assert_eq!(kept.iter().sum::<usize>(), student.n_params());
         assert_eq!(report.teacher_params, teacher.n_params());
-        println!("{report}");
     }
 }
 
 #[test]
 fn wide_teachers_get_wide_students() {
-    let (student, _) = golden_model("llama32").convert(&plan(LayerSelection::All, Init::Qkvo)).expect("a student");
+    let (student, _) =
+        golden_model("llama32").convert(&plan(LayerSelection::All, Init::Qkvo)).expect("a student");
     let ModelConfig::Llama(config) = student.config() else { panic!("a Llama") };
     assert_eq!(config.mixers.len(), 2);
 }
 
 #[test]
 fn only_attention_is_converted() {
-    let refused = |model: &Model| model.convert(&plan(LayerSelection::All, Init::Mohawk)).expect_err("no attention");
-    assert_eq!(refused(&llama("am")), ConvertError::NotAttention { layer: 1, found: "a discrete Mamba-2 mixer" });
+    let refused =
+        |model: &Model| model.convert(&plan(LayerSelection::All, Init::Mohawk)).expect_err("no attention");
+    assert_eq!(
+        refused(&llama("am")),
+        ConvertError::NotAttention { layer: 1, found: "a discrete Mamba-2 mixer" }
+    );
     assert_eq!(refused(&mamba2(true)), ConvertError::NotAttention { layer: 0, found: "a Mamba-2 mixer" });
-    let missing = phi("aa").convert(&plan(LayerSelection::List(vec![2]), Init::Mohawk)).expect_err("two layers");
+    let missing =
+        phi("aa").convert(&plan(LayerSelection::List(vec![2]), Init::Mohawk)).expect_err("two layers");
     assert_eq!(missing, ConvertError::NoSuchLayer { layer: 2, n_layers: 2 });
 }

@@ -1,4 +1,5 @@
 //! Tiny random models against transformers 5.23.0: logits, every hidden state, every attention matrix.
+//! Limits are 10 times the largest difference measured (f32, flex).
 
 mod common;
 
@@ -20,8 +21,7 @@ fn logits_are_those_of_transformers() {
     for family in GOLDENS {
         let (model, golden) = (golden_model(family), Golden::open(family));
         let error = difference(model.forward(golden.input_ids(), None), golden.float("logits"));
-        println!("{family} logits {error:e}");
-        assert!(error < 1e-4, "{family}: {error}");
+        assert!(error < 2e-5, "{family}: {error}"); // measured 2.1e-6
     }
 }
 
@@ -37,8 +37,7 @@ fn hidden_states_are_those_of_transformers() {
         states.remove(left_out);
         for (index, state) in states.into_iter().enumerate() {
             let error = difference(state, golden.float(&format!("hidden.{index}")));
-            println!("{family} hidden.{index} {error:e}");
-            assert!(error < 1e-4, "{family}, hidden.{index}: {error}");
+            assert!(error < 2e-5, "{family}, hidden.{index}: {error}"); // measured 2.0e-6
         }
     }
 }
@@ -48,11 +47,10 @@ fn attention_matrices_are_those_of_transformers() {
     for family in ["llama32", "phi15"] {
         let (model, golden) = (golden_model(family), Golden::open(family));
         let states = model.hidden_states(golden.input_ids(), None);
-        for layer in 0..model.n_layers() {
-            let matrix = model.mixing_matrix(layer, states[layer].clone(), None);
+        for (layer, hidden) in states.into_iter().enumerate().take(model.n_layers()) {
+            let matrix = model.mixing_matrix(layer, hidden, None);
             let error = difference(matrix, golden.float(&format!("attn.{layer}")));
-            println!("{family} attn.{layer} {error:e}");
-            assert!(error < 1e-4, "{family}, attn.{layer}: {error}");
+            assert!(error < 5e-7, "{family}, attn.{layer}: {error}"); // measured 4.5e-8
         }
     }
 }

@@ -13,7 +13,12 @@ fn cases(name: &str) -> Vec<Value> {
 }
 
 fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().expect("numbers").iter().map(|number| number.as_f64().expect("a number") as f32).collect()
+    value
+        .as_array()
+        .expect("numbers")
+        .iter()
+        .map(|number| number.as_f64().expect("a number") as f32)
+        .collect()
 }
 
 fn kept(logits: &[f32]) -> Vec<usize> {
@@ -30,7 +35,8 @@ fn top_p_keeps_what_transformers_keeps() {
             top_p(&mut logits, p, min_keep);
             assert_eq!(kept(&logits).len() as u64, expected, "{case}");
         } else {
-            let mut logits: Vec<f32> = floats(&case["probs"]).iter().map(|probability| probability.ln()).collect();
+            let mut logits: Vec<f32> =
+                floats(&case["probs"]).iter().map(|probability| probability.ln()).collect();
             top_p(&mut logits, p, min_keep);
             let expected = floats(&case["kept"]);
             let expected: Vec<usize> = (0..expected.len()).filter(|&token| expected[token] > 0.0).collect();
@@ -48,7 +54,8 @@ fn top_k_keeps_what_transformers_keeps() {
         match case["n_kept"].as_u64() {
             Some(expected) => assert_eq!(kept(&logits).len() as u64, expected, "{case}"),
             None => {
-                let expected: Vec<usize> = floats(&case["kept_idx"]).iter().map(|&token| token as usize).collect();
+                let expected: Vec<usize> =
+                    floats(&case["kept_idx"]).iter().map(|&token| token as usize).collect();
                 assert_eq!(kept(&logits), expected, "{case}");
             }
         }

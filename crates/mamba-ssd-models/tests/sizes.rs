@@ -41,8 +41,20 @@ const PHI_MAMBA: &str = r#"{
 fn hybrid_phi_mamba() -> String {
     let ssm = r#""CoreType": "modules.mixers.discrete_mamba2", "core_input": {"d_state": 64, "n_v_heads": 32, "n_qk_heads": 32}"#;
     let attention = r#""CoreType": "modules.mixers.phi_attention", "core_input": {}"#;
-    let runs = [(4, ssm), (1, attention), (5, ssm), (1, attention), (5, ssm), (1, attention), (5, ssm), (1, attention), (1, ssm)];
-    let block = |(index, (n, core)): (usize, &(usize, &str))| format!(r#""Block{}": {{"n_layers": {n}, {core}}}"#, index + 7);
+    let runs = [
+        (4, ssm),
+        (1, attention),
+        (5, ssm),
+        (1, attention),
+        (5, ssm),
+        (1, attention),
+        (5, ssm),
+        (1, attention),
+        (1, ssm),
+    ];
+    let block = |(index, (n, core)): (usize, &(usize, &str))| {
+        format!(r#""Block{}": {{"n_layers": {n}, {core}}}"#, index + 7)
+    };
     let blocks: Vec<String> = runs.iter().enumerate().map(block).collect();
     format!(
         r#"{{"LanguageModel": {{"input": {{"vocab_size": 51200}}}}, "MixerModel": {{"input": {{"d_model": 2048, "n_layer": 24}}}}, {}}}"#,

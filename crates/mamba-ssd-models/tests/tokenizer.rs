@@ -13,7 +13,10 @@ fn text_becomes_tokens_and_text_again() {
     assert_eq!(tokenizer.encode("state space odd").expect("tokens"), [1, 2, 3]);
     assert_eq!(tokenizer.encode_with_special("space").expect("tokens"), [2]);
     assert_eq!(tokenizer.decode(&[1, 2, 0]).expect("text"), "state space");
-    assert_eq!((tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.token_id("space")), (4, Some(0), Some(2)));
+    assert_eq!(
+        (tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.token_id("space")),
+        (4, Some(0), Some(2))
+    );
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn write_safetensors(file: &mut impl Write, entries: &[Entry], header: String) -
     index.resize(index.len().next_multiple_of(8), b' ');
     file.write_all(&(index.len() as u64).to_le_bytes())?;
     file.write_all(&index)?;
-    entries.iter().try_for_each(|entry| file.write_all(&entry.value.to_data().bytes()))
+    entries.iter().try_for_each(|entry| file.write_all(entry.value.to_data().bytes()))
 }
 
 /// The weights are checked to be floats of one of these types before a run starts.

@@ -13,7 +13,11 @@ use crate::language_model::LanguageModel;
 pub fn run(args: &ConvertArgs) -> Result<()> {
     let out = if args.dry_run { None } else { Some(OutputFolder::claim(&args.out, "as OUT")?) };
     let teacher = LanguageModel::load(&args.model, &DeviceChoice::any()?)?;
-    let plan = ConversionPlan { layers: selection(&args.layers), init: init(args.init), ..ConversionPlan::default() };
+    let plan = ConversionPlan {
+        layers: selection(&args.layers),
+        init: init(args.init),
+        ..ConversionPlan::default()
+    };
     let (student, report) = teacher.model.convert(&plan)?;
     say(report);
     let Some(out) = out else {

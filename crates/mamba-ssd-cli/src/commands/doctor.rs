@@ -13,7 +13,12 @@ const BURN: &str = "0.22.1";
 
 /// Prints the findings; succeeds if at least one device works.
 pub fn run() -> Result<()> {
-    say(format_args!("mamba-ssd {} on burn {BURN}, {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH));
+    say(format_args!(
+        "mamba-ssd {} on burn {BURN}, {} {}",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH
+    ));
     say(format_args!("threads    {}", std::thread::available_parallelism().map_or(1, usize::from)));
     let build = if cfg!(debug_assertions) { "debug (build with --release to train)" } else { "release" };
     say(format_args!("build      {build}"));

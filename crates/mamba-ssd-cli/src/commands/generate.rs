@@ -15,7 +15,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let prompt = tokenizer.encode_with_special(&formed(args)?)?;
     ensure!(!prompt.is_empty(), "--prompt has no token; give it a text that the tokenizer knows");
     let options = GenerateOptions {
-        sampling: Sampling { temperature: args.temperature as f32, top_p: args.top_p.map(|p| p as f32), ..Sampling::default() },
+        sampling: Sampling {
+            temperature: args.temperature as f32,
+            top_p: args.top_p.map(|p| p as f32),
+            ..Sampling::default()
+        },
         max_new_tokens: args.max_tokens,
         eos,
         seed: args.seed,

@@ -49,11 +49,16 @@ fn memory(model: &Model, device: &Device) -> String {
 
 /// One line for each run of layers with the same mixer.
 fn mixers(model: &Model) -> Vec<String> {
-    let described: Vec<String> = (0..model.n_layers()).map(|layer| describe(&model.mixer(layer).config())).collect();
+    let described: Vec<String> =
+        (0..model.n_layers()).map(|layer| describe(&model.mixer(layer).config())).collect();
     let mut first = 0;
     let mut lines = Vec::new();
     for run in described.chunk_by(|a, b| a == b) {
-        let layers = if run.len() == 1 { format!("layer {first}") } else { format!("layers {first}-{}", first + run.len() - 1) };
+        let layers = if run.len() == 1 {
+            format!("layer {first}")
+        } else {
+            format!("layers {first}-{}", first + run.len() - 1)
+        };
         lines.push(format!("{layers:<11} {}", run[0]));
         first += run.len();
     }
@@ -62,10 +67,24 @@ fn mixers(model: &Model) -> Vec<String> {
 
 fn describe(mixer: &MixerConfig) -> String {
     match mixer {
-        MixerConfig::Attention(c) => format!("attention, {} heads of {}, {} for keys and values", c.n_heads, c.head_dim, c.n_kv_heads),
-        MixerConfig::DiscreteMamba2(c) => {
-            format!("discrete Mamba-2, {} heads of {}, state {}, {} for B and C", c.n_heads, c.headdim(), c.d_state, c.groups())
+        MixerConfig::Attention(c) => {
+            format!("attention, {} heads of {}, {} for keys and values", c.n_heads, c.head_dim, c.n_kv_heads)
         }
-        MixerConfig::Mamba2(c) => format!("Mamba-2, {} heads of {}, state {}, {} groups", c.n_heads(), c.headdim, c.d_state, c.ngroups),
+        MixerConfig::DiscreteMamba2(c) => {
+            format!(
+                "discrete Mamba-2, {} heads of {}, state {}, {} for B and C",
+                c.n_heads,
+                c.headdim(),
+                c.d_state,
+                c.groups()
+            )
+        }
+        MixerConfig::Mamba2(c) => format!(
+            "Mamba-2, {} heads of {}, state {}, {} groups",
+            c.n_heads(),
+            c.headdim,
+            c.d_state,
+            c.ngroups
+        ),
     }
 }

@@ -136,7 +136,8 @@ where
         .axis_desc_style(ink(14.0))
         .draw()?;
     axes.draw_series(chart.bars.iter().enumerate().map(|(index, bar)| {
-        let corners = [(SegmentValue::Exact(index), floor), (SegmentValue::Exact(index + 1), bar.1.max(floor))];
+        let corners =
+            [(SegmentValue::Exact(index), floor), (SegmentValue::Exact(index + 1), bar.1.max(floor))];
         let mut rectangle = Rectangle::new(corners, bar_color(index).filled());
         rectangle.set_margin(0, 0, 14, 14);
         rectangle
@@ -175,7 +176,8 @@ fn bar_color(index: usize) -> RGBColor {
 
 /// Means of equal runs of points, at most [`MAX_POINTS`]; what a logarithmic axis cannot show is left out.
 fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let drawable: Vec<_> = points.iter().copied().filter(|point| point.1.is_finite() && point.1 > 0.0).collect();
+    let drawable: Vec<_> =
+        points.iter().copied().filter(|point| point.1.is_finite() && point.1 > 0.0).collect();
     let run = drawable.len().div_ceil(MAX_POINTS).max(1);
     let mean = |run: &[(f64, f64)]| {
         let n = run.len() as f64;
@@ -202,10 +204,12 @@ fn bounds(curves: &[Vec<(f64, f64)>]) -> Option<(Range, Range)> {
 
 /// Round numbers for a logarithmic axis: powers of ten, with more between them the shorter the range is.
 fn ticks(range: Range) -> Vec<f64> {
-    const STEPS: [&[f64]; 3] = [&[1.0], &[1.0, 2.0, 5.0], &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]];
+    const STEPS: [&[f64]; 3] =
+        [&[1.0], &[1.0, 2.0, 5.0], &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]];
     let decades = range.0.log10().floor() as i32..=range.1.log10().ceil() as i32;
     let within = |steps: &[f64]| -> Vec<f64> {
-        let every = decades.clone().flat_map(|decade| steps.iter().map(move |step| step * 10f64.powi(decade)));
+        let every =
+            decades.clone().flat_map(|decade| steps.iter().map(move |step| step * 10f64.powi(decade)));
         every.filter(|tick| (range.0..=range.1).contains(tick)).collect()
     };
     STEPS.iter().map(|steps| within(steps)).find(|ticks| ticks.len() >= 3).unwrap_or_else(|| within(STEPS[2]))
@@ -240,7 +244,11 @@ mod tests {
 
     #[test]
     fn a_line_chart_names_its_axes_and_takes_the_pages_colours() {
-        let chart = LineChart { x: "tokens".into(), y: "loss".into(), curves: vec![falling("a", 3.0), falling("b", 9.0)] };
+        let chart = LineChart {
+            x: "tokens".into(),
+            y: "loss".into(),
+            curves: vec![falling("a", 3.0), falling("b", 9.0)],
+        };
         let svg = lines(&chart).expect("finite points");
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         assert!(svg.contains("tokens") && svg.contains("loss") && svg.contains("currentColor"));

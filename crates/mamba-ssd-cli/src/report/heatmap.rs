@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 /// Colours from the smallest entry to the largest (every 17th of matplotlib's inferno).
 const COLORS: [&str; 16] = [
-    "#000004", "#0c0826", "#240c4f", "#420a68", "#5d126e", "#781c6d", "#932667", "#ae305c", "#c73e4c", "#dd513a",
-    "#ed6925", "#f8850f", "#fca50a", "#fac62d", "#f2e661", "#fcffa4",
+    "#000004", "#0c0826", "#240c4f", "#420a68", "#5d126e", "#781c6d", "#932667", "#ae305c", "#c73e4c",
+    "#dd513a", "#ed6925", "#f8850f", "#fca50a", "#fac62d", "#f2e661", "#fcffa4",
 ];
 /// The scale's ends, as powers of ten; what lies outside takes the colour at the end.
 const DECADES: (f64, f64) = (-4.0, 0.0);
@@ -65,12 +65,20 @@ pub fn legend() -> String {
         width + 28
     );
     for (level, color) in COLORS.iter().enumerate() {
-        let _ = write!(svg, "<rect x=\"{}\" width=\"{cell}\" height=\"{height}\" fill=\"{color}\"/>", level * cell);
+        let _ = write!(
+            svg,
+            "<rect x=\"{}\" width=\"{cell}\" height=\"{height}\" fill=\"{color}\"/>",
+            level * cell
+        );
     }
     let decades = DECADES.0 as i32..=DECADES.1 as i32;
     let spacing = width / (decades.clone().count() - 1);
     for (index, decade) in decades.enumerate() {
-        let label = if decade == 0 { "1".into() } else { format!("10<tspan dy=\"-4\" font-size=\"8\">{decade}</tspan>") };
+        let label = if decade == 0 {
+            "1".into()
+        } else {
+            format!("10<tspan dy=\"-4\" font-size=\"8\">{decade}</tspan>")
+        };
         let _ = write!(
             svg,
             "<text x=\"{}\" y=\"28\" text-anchor=\"middle\" font-size=\"11\" fill=\"currentColor\">{label}</text>",
@@ -107,7 +115,10 @@ mod tests {
 
     #[test]
     fn entries_from_a_ten_thousandth_to_one_span_the_scale() {
-        assert_eq!([0.0, 1e-5, 1.1e-4, 1.1e-2, -1.1e-2, 1.0, 7.0, f32::NAN].map(level), [0, 0, 0, 8, 8, 15, 15, 0]);
+        assert_eq!(
+            [0.0, 1e-5, 1.1e-4, 1.1e-2, -1.1e-2, 1.0, 7.0, f32::NAN].map(level),
+            [0, 0, 0, 8, 8, 15, 15, 0]
+        );
     }
 
     #[test]

@@ -44,9 +44,13 @@ pub fn header(summary: &Summary) -> String {
     ];
     let tiles: String = tiles
         .iter()
-        .map(|(name, value, note)| format!("<div class=\"tile\"><span>{name}</span><b>{value}</b><span>{note}</span></div>"))
+        .map(|(name, value, note)| {
+            format!("<div class=\"tile\"><span>{name}</span><b>{value}</b><span>{note}</span></div>")
+        })
         .collect();
-    format!("<h1>From Transformer to Mamba-2</h1>\n<p class=\"facts\">{facts}</p>\n<div class=\"tiles\">{tiles}</div>\n")
+    format!(
+        "<h1>From Transformer to Mamba-2</h1>\n<p class=\"facts\">{facts}</p>\n<div class=\"tiles\">{tiles}</div>\n"
+    )
 }
 
 /// A section under its own heading.
@@ -94,7 +98,10 @@ pub fn table(table: &Table) -> String {
         format!("<tr>{}</tr>", cells.collect::<String>())
     };
     let rows: String = table.rows().iter().map(|row| line("td", row)).collect();
-    format!("<div class=\"scroll\"><table><thead>{}</thead><tbody>{rows}</tbody></table></div>\n", line("th", table.head()))
+    format!(
+        "<div class=\"scroll\"><table><thead>{}</thead><tbody>{rows}</tbody></table></div>\n",
+        line("th", table.head())
+    )
 }
 
 /// Teacher and student side by side for each chosen head.

@@ -78,7 +78,8 @@ impl Report<'_> {
         let title = "Perplexity of the held-out texts, after each stage";
         let mut figures = vec![html::figure(title, &charts::bars(&ppl_chart(summary))?, "")];
         if summary.problems > 0 {
-            let title = format!("Share of {} held-out problems answered correctly, greedily", summary.problems);
+            let title =
+                format!("Share of {} held-out problems answered correctly, greedily", summary.problems);
             figures.push(html::figure(&title, &charts::bars(&accuracy_chart(summary))?, ""));
         }
         Ok(html::table(&stage_table(summary)) + &html::grid(&figures))
@@ -87,7 +88,8 @@ impl Report<'_> {
     fn loss_charts(&self) -> Result<String> {
         let mut figures = Vec::new();
         for stage in &self.losses {
-            let chart = LineChart { x: "tokens".into(), y: stage.measure.clone(), curves: stage.curves.clone() };
+            let chart =
+                LineChart { x: "tokens".into(), y: stage.measure.clone(), curves: stage.curves.clone() };
             let legend = html::legend(&chart.curves);
             figures.push(html::figure(&format!("Stage: {}", stage.kind), &charts::lines(&chart)?, &legend));
         }
@@ -99,7 +101,9 @@ impl Report<'_> {
 pub fn stage_table(summary: &Summary) -> Table {
     let mut table = Table::new(["", "tokens", "seconds", "tokens/s", "perplexity", "accuracy"]);
     let quality = |ppl: f64, accuracy: Option<f64>| [format!("{ppl:.3}"), percent_or_dash(accuracy)];
-    let untrained = |name: &str, [ppl, accuracy]: [String; 2]| [name.into(), "".into(), "".into(), "".into(), ppl, accuracy];
+    let untrained = |name: &str, [ppl, accuracy]: [String; 2]| {
+        [name.into(), "".into(), "".into(), "".into(), ppl, accuracy]
+    };
     table.row(untrained("teacher", quality(summary.teacher_ppl, summary.teacher_accuracy)));
     let start = quality(summary.student_ppl_at_start, summary.student_accuracy_at_start);
     table.row(untrained("student, converted", start));
@@ -139,8 +143,15 @@ fn accuracy_spread(row: &AblationRow) -> String {
 }
 
 fn ppl_chart(summary: &Summary) -> BarChart {
-    let mut bars = vec![("teacher".into(), summary.teacher_ppl), ("converted".into(), summary.student_ppl_at_start)];
-    bars.extend(summary.stages.iter().zip(&summary.student_ppl_by_stage).map(|(stage, ppl)| (stage.kind.clone(), *ppl)));
+    let mut bars =
+        vec![("teacher".into(), summary.teacher_ppl), ("converted".into(), summary.student_ppl_at_start)];
+    bars.extend(
+        summary
+            .stages
+            .iter()
+            .zip(&summary.student_ppl_by_stage)
+            .map(|(stage, ppl)| (stage.kind.clone(), *ppl)),
+    );
     let format = |value| if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") };
     BarChart { y: "perplexity (log scale)".into(), bars, logarithmic: true, format }
 }

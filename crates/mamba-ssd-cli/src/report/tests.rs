@@ -20,7 +20,11 @@ fn summary() -> Summary {
         seeds: vec![7, 8],
         teacher_params: 1_234_567,
         student_params: 1_345_678,
-        stages: vec![stage("matrices", 100_000, 50.0, 3.0), stage("hidden", 200_000, 90.0, 1.0), stage("logits", 400_000, 260.0, 0.4)],
+        stages: vec![
+            stage("matrices", 100_000, 50.0, 3.0),
+            stage("hidden", 200_000, 90.0, 1.0),
+            stage("logits", 400_000, 260.0, 0.4),
+        ],
         tokens: 700_000,
         seconds: 400.0,
         wall_seconds: 450.0,
@@ -40,18 +44,35 @@ fn summary() -> Summary {
 
 fn report(summary: &Summary) -> Report<'_> {
     let curves = |count: usize| -> Vec<Curve> {
-        let points = |layer: usize| (1..500).map(move |step| (step as f64 * 1024.0, (2.0 + layer as f64) / (step as f64).sqrt()));
-        (0..count).map(|layer| Curve { name: format!("layer {layer}"), points: points(layer).collect() }).collect()
+        let points = |layer: usize| {
+            (1..500).map(move |step| (step as f64 * 1024.0, (2.0 + layer as f64) / (step as f64).sqrt()))
+        };
+        (0..count)
+            .map(|layer| Curve { name: format!("layer {layer}"), points: points(layer).collect() })
+            .collect()
     };
-    let losses = |kind: &str, measure: &str, count| StageLosses { kind: kind.into(), measure: measure.into(), curves: curves(count) };
+    let losses = |kind: &str, measure: &str, count| StageLosses {
+        kind: kind.into(),
+        measure: measure.into(),
+        curves: curves(count),
+    };
     let causal = |sharpness: f32| {
         let value = |t: usize, s: usize| if s <= t { (-sharpness * (t - s) as f32).exp() } else { 0.0 };
         Square::new((0..64 * 64).map(|i| value(i / 64, i % 64)).collect(), 64)
     };
-    let pair = |layer| MatrixPair { layer, head: 1, teacher: causal(0.2), student: causal(0.21 + 0.1 * layer as f32) };
+    let pair = |layer| MatrixPair {
+        layer,
+        head: 1,
+        teacher: causal(0.2),
+        student: causal(0.21 + 0.1 * layer as f32),
+    };
     Report {
         summary,
-        losses: vec![losses("matrices", "Frobenius norm", 4), losses("hidden", "L2 norm per token", 4), losses("logits", "cross entropy (nats)", 1)],
+        losses: vec![
+            losses("matrices", "Frobenius norm", 4),
+            losses("hidden", "L2 norm per token", 4),
+            losses("logits", "cross entropy (nats)", 1),
+        ],
         matrices: vec![pair(0), pair(3)],
         recipe: "seed = 7\n",
     }
@@ -61,7 +82,16 @@ fn report(summary: &Summary) -> Report<'_> {
 fn the_page_is_self_contained_and_complete() {
     let summary = summary();
     let html = report(&summary).html().expect("a full report");
-    for part in ["Result", "Loss", "Mixing matrices", "Answers", "Which stages matter", "Recipe", "seed = 7", "after hidden"] {
+    for part in [
+        "Result",
+        "Loss",
+        "Mixing matrices",
+        "Answers",
+        "Which stages matter",
+        "Recipe",
+        "seed = 7",
+        "after hidden",
+    ] {
         assert!(html.contains(part), "{part} is missing");
     }
     assert!(html.contains("12 &amp; 5 &lt;apples&gt;?"));

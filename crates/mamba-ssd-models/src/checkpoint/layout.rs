@@ -36,7 +36,7 @@ impl Layout {
     }
 
     /// The data of a file as that of a parameter of the given shape.
-    pub(super) fn from_file(self, data: TensorData, shape: &[usize]) -> TensorData {
+    pub(super) fn unpack(self, data: TensorData, shape: &[usize]) -> TensorData {
         match self {
             Self::Transposed => transpose(&data),
             Self::Same | Self::Depthwise => with_shape(data, shape.to_vec()),
@@ -44,7 +44,7 @@ impl Layout {
     }
 
     /// The data of a parameter as that of a file.
-    pub(super) fn to_file(self, data: TensorData) -> TensorData {
+    pub(super) fn pack(self, data: TensorData) -> TensorData {
         let shape = self.file_shape(data.shape().as_slice());
         match self {
             Self::Transposed => transpose(&data),
@@ -89,7 +89,8 @@ mod tests {
         let transposed = transpose(&TensorData::new(values, [rows, columns]));
         assert_eq!(transposed.shape().as_slice(), [columns, rows]);
         let found: Vec<f32> = transposed.try_to_vec().expect("f32");
-        let expected: Vec<f32> = (0..rows * columns).map(|i| (i % rows * columns + i / rows) as f32).collect();
+        let expected: Vec<f32> =
+            (0..rows * columns).map(|i| (i % rows * columns + i / rows) as f32).collect();
         assert_eq!(found, expected);
     }
 }

@@ -41,7 +41,9 @@ fn check_layers(config: &ModelConfig, weights: &Weights) -> Result<(), ModelErro
         let found = found_mixer(names, layer, weights);
         if found.is_some_and(|found| found != kind(mixer)) {
             let (found, expected) = (found.unwrap_or_default(), kind(mixer));
-            let reason = format!("layer {layer} holds {found}, but config.json says {expected}; use the config.json that belongs to these weights");
+            let reason = format!(
+                "layer {layer} holds {found}, but config.json says {expected}; use the config.json that belongs to these weights"
+            );
             return Err(ModelError::Weights { path: weights.path().to_path_buf(), reason });
         }
     }
@@ -51,7 +53,9 @@ fn check_layers(config: &ModelConfig, weights: &Weights) -> Result<(), ModelErro
 /// What the keys of a layer say its mixer is.
 fn found_mixer(names: &Names, layer: usize, weights: &Weights) -> Option<&'static str> {
     let prefix = names.layer(layer);
-    let has = |key: &str| weights.keys().any(|found| found.strip_prefix(&prefix).is_some_and(|rest| rest.starts_with(key)));
+    let has = |key: &str| {
+        weights.keys().any(|found| found.strip_prefix(&prefix).is_some_and(|rest| rest.starts_with(key)))
+    };
     if has("self_attn.q_proj") || has("mixer.self_attn.q_proj") {
         Some("attention")
     } else if has("mixer.dt_bias") {
@@ -91,7 +95,7 @@ impl<'a> Loader<'a> {
                 self.mismatch.wrong_shape.push((key, found, expected));
             }
             Some(_) => {
-                let data = layout.from_file(self.weights.read(&key)?, &shape).convert_dtype(self.dtype);
+                let data = layout.unpack(self.weights.read(&key)?, &shape).convert_dtype(self.dtype);
                 self.used.insert(key);
                 return Ok(Some(Tensor::from_data(data, (&param.lazy_device(), self.dtype))));
             }
@@ -106,7 +110,8 @@ impl<'a> Loader<'a> {
             return Ok(());
         }
         if self.weights.read(HEAD)? != self.weights.read(embedding)? {
-            let reason = format!("`{HEAD}` differs from `{embedding}`, but config.json ties them; untie them there");
+            let reason =
+                format!("`{HEAD}` differs from `{embedding}`, but config.json ties them; untie them there");
             return Err(ModelError::Weights { path: self.weights.path().to_path_buf(), reason });
         }
         self.used.insert(HEAD.to_string());

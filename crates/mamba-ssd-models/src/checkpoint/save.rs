@@ -16,10 +16,12 @@ use crate::{Model, ModelError};
 /// The bytes of a safetensors file; weights keep their types unless `dtype` is given.
 pub(crate) fn to_safetensors(model: &Model, dtype: Option<DType>) -> Result<Vec<u8>, ModelError> {
     let config = model.config();
-    let mut collector = Collector { names: config.names(), dtype, path: ModulePath::default(), tensors: Vec::new() };
+    let mut collector =
+        Collector { names: config.names(), dtype, path: ModulePath::default(), tensors: Vec::new() };
     model.visit(&mut collector);
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]); // transformers insists
-    safetensors::serialize(collector.tensors, Some(metadata)).map_err(|error| ModelError::Unwritable(error.to_string()))
+    safetensors::serialize(collector.tensors, Some(metadata))
+        .map_err(|error| ModelError::Unwritable(error.to_string()))
 }
 
 /// Writes `files` into `dir`: all under temporary names first, then each renamed to its own.
@@ -27,7 +29,8 @@ pub(super) fn write_all(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Model
     std::fs::create_dir_all(dir).map_err(|source| write_error(dir, source))?;
     let temporary = |name: &str| dir.join(format!(".{name}.{}.tmp", std::process::id()));
     let written = files.iter().try_for_each(|(name, bytes)| write(&temporary(name), bytes));
-    let renamed = written.and_then(|()| files.iter().try_for_each(|(name, _)| rename(&temporary(name), &dir.join(name))));
+    let renamed = written
+        .and_then(|()| files.iter().try_for_each(|(name, _)| rename(&temporary(name), &dir.join(name))));
     if renamed.is_err() {
         for (name, _) in files {
             let _ = std::fs::remove_file(temporary(name)); // the first error is the one to report
@@ -73,7 +76,7 @@ impl ModuleVisitor for Collector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let data = param.val().into_data();
         let dtype = self.dtype.unwrap_or(data.dtype());
-        let data = self.path.layout().to_file(data.convert_dtype(dtype));
+        let data = self.path.layout().pack(data.convert_dtype(dtype));
         self.tensors.push((self.path.key(self.names), FileTensor(data)));
     }
 }

@@ -67,10 +67,14 @@ impl<'a> Weights<'a> {
     }
 
     fn open_index(dir: &Path, index: PathBuf) -> Result<Self, ModelError> {
-        let malformed = |reason: &str| ModelError::Weights { path: index.clone(), reason: reason.to_string() };
+        let malformed =
+            |reason: &str| ModelError::Weights { path: index.clone(), reason: reason.to_string() };
         let text = std::fs::read_to_string(&index).map_err(|source| read_error(&index, source))?;
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| malformed(&format!("not JSON: {error}")))?;
-        let map = json["weight_map"].as_object().ok_or_else(|| malformed("`weight_map` is missing, expected an object of file names"))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| malformed(&format!("not JSON: {error}")))?;
+        let map = json["weight_map"]
+            .as_object()
+            .ok_or_else(|| malformed("`weight_map` is missing, expected an object of file names"))?;
         let names: BTreeSet<&str> = map.values().filter_map(|name| name.as_str()).collect();
         if names.iter().any(|name| name.contains(['/', '\\'])) {
             return Err(malformed("`weight_map` names a file outside the folder"));
@@ -123,7 +127,10 @@ impl<'a> Weights<'a> {
         let entry = &self.tensors[key];
         let shard = &mut self.shards[entry.shard];
         let dtype = float(entry.dtype).ok_or_else(|| {
-            shard.malformed(format!("`{key}` is {:?}, expected F64, F32, F16 or BF16; quantised weights are not covered", entry.dtype))
+            shard.malformed(format!(
+                "`{key}` is {:?}, expected F64, F32, F16 or BF16; quantised weights are not covered",
+                entry.dtype
+            ))
         })?;
         let bytes = shard.read(entry.start, entry.end)?;
         Ok(TensorData::from_bytes_vec(bytes, entry.shape.clone(), dtype))
@@ -149,7 +156,8 @@ impl Shard<'_> {
         }
         let base = PREFIX + length;
         let header = self.read(PREFIX, base)?;
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| self.malformed(format!("malformed header: {error}")))?;
+        let metadata: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| self.malformed(format!("malformed header: {error}")))?;
         let expected = base + metadata.data_len() as u64;
         if expected != total {
             return Err(self.malformed(format!("{total} bytes, but the header describes {expected}; the file is truncated or damaged, download it again")));
@@ -160,14 +168,18 @@ impl Shard<'_> {
     fn len(&self) -> Result<u64, ModelError> {
         match &self.source {
             Source::Bytes(bytes) => Ok(bytes.len() as u64),
-            Source::File(file) => file.metadata().map(|data| data.len()).map_err(|source| read_error(&self.path, source)),
+            Source::File(file) => {
+                file.metadata().map(|data| data.len()).map_err(|source| read_error(&self.path, source))
+            }
         }
     }
 
     fn read(&mut self, start: u64, end: u64) -> Result<Vec<u8>, ModelError> {
         match &mut self.source {
             Source::Bytes(bytes) => Ok(bytes[start as usize..end as usize].to_vec()),
-            Source::File(file) => read_range(file, start, end).map_err(|source| read_error(&self.path, source)),
+            Source::File(file) => {
+                read_range(file, start, end).map_err(|source| read_error(&self.path, source))
+            }
         }
     }
 
@@ -189,7 +201,9 @@ pub(super) fn read_error(path: &Path, source: std::io::Error) -> ModelError {
 
 fn missing_hint(dir: &Path) -> &'static str {
     match dir.join("pytorch_model.bin").is_file() {
-        true => "expected model.safetensors, found pytorch_model.bin; convert it with the safetensors package",
+        true => {
+            "expected model.safetensors, found pytorch_model.bin; convert it with the safetensors package"
+        }
         false => "expected model.safetensors or model.safetensors.index.json",
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::json::{Fields, Result};
 use super::mixers::{self, AttentionDefaults};
 use super::rope::{self, RopeDefaults};
-use super::{SpecialTokens, as_attention, as_discrete, is_transformer, object, padded, refuse_stock_mamba2};
+use super::{STOCK_MAMBA2, SpecialTokens, as_attention, as_discrete, is_transformer, padded};
 use crate::llama::{Llama, LlamaBlock, LlamaMlp};
 
 /// ε of a norm when a file does not say.
@@ -117,7 +117,10 @@ impl LlamaConfig {
             final_norm_epsilon: epsilon,
             tie_embeddings: fields.bool_or("tie_word_embeddings", false)?,
             mlp_bias: fields.bool_or("mlp_bias", false)?,
-            max_position: fields.get("max_position_embeddings").map(|_| fields.size("max_position_embeddings")).transpose()?,
+            max_position: fields
+                .get("max_position_embeddings")
+                .map(|_| fields.size("max_position_embeddings"))
+                .transpose()?,
             tokens: SpecialTokens::parse(fields)?,
             ..Self::transformer(sizes.0, sizes.1, attention, fields.size("intermediate_size")?)
         })
@@ -139,7 +142,10 @@ impl LlamaConfig {
             final_norm_epsilon: fields.f64_or("norm_epsilon", EPSILON)?,
             tie_embeddings: fields.bool_or("tie_embeddings", false)?,
             mlp_bias: mlp.bool_or("bias", false)?,
-            max_position: fields.get("max_position_embeddings").map(|_| fields.size("max_position_embeddings")).transpose()?,
+            max_position: fields
+                .get("max_position_embeddings")
+                .map(|_| fields.size("max_position_embeddings"))
+                .transpose()?,
             tokens: SpecialTokens::parse(fields)?,
         })
     }
@@ -148,7 +154,10 @@ impl LlamaConfig {
         let (d_model, n_layers) = (fields.size("d_model")?, fields.size("n_layer")?);
         let attention_layers = fields.usizes("attn_layer_idx")?;
         if let Some(layer) = attention_layers.iter().find(|&&layer| layer >= n_layers) {
-            return Err(format!("`attn_layer_idx` names layer {layer}, but there are only {n_layers} (0 to {})", n_layers - 1));
+            return Err(format!(
+                "`attn_layer_idx` names layer {layer}, but there are only {n_layers} (0 to {})",
+                n_layers - 1
+            ));
         }
         let ssm = mixers::parse_ssm(&fields.object("ssm_cfg")?, d_model)?;
         let mut mixers = vec![MixerConfig::DiscreteMamba2(ssm); n_layers];
@@ -163,16 +172,20 @@ impl LlamaConfig {
     }
 
     pub(super) fn to_json(&self) -> Result<Value> {
-        refuse_stock_mamba2(&self.mixers)?;
+        if self.mixers.iter().any(|mixer| matches!(mixer, MixerConfig::Mamba2(_))) {
+            return Err(STOCK_MAMBA2.into());
+        }
         if is_transformer(&self.mixers) { self.to_llama() } else { self.to_llamba() }
     }
 
     fn to_llama(&self) -> Result<Value> {
         let attention = mixers::shared(&self.mixers, as_attention)?.ok_or("it has no layers")?;
         if attention.qkv_bias != attention.out_bias || self.norm_epsilon != self.final_norm_epsilon {
-            return Err("transformers' Llama has biases on all projections or none, and one norm epsilon".into());
+            return Err(
+                "transformers' Llama has biases on all projections or none, and one norm epsilon".into()
+            );
         }
-        let mut json = object(json!({
+        let mut json = json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "vocab_size": self.vocab_size,
@@ -187,18 +200,18 @@ impl LlamaConfig {
             "attention_bias": attention.qkv_bias,
             "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tie_embeddings,
-        }));
+        });
         if let Some(max_position) = self.max_position {
-            json.insert("max_position_embeddings".into(), json!(max_position));
+            json["max_position_embeddings"] = json!(max_position);
         }
         rope::write(&mut json, &attention.rotary, attention.head_dim);
         self.tokens.write(&mut json);
-        Ok(Value::Object(json))
+        Ok(json)
     }
 
     fn to_llamba(&self) -> Result<Value> {
         let ssm = mixers::shared(&self.mixers, as_discrete)?.ok_or("it has no discrete Mamba-2 layer")?;
-        let mut json = object(json!({
+        let mut json = json!({
             "model_type": "llamba",
             "vocab_size": self.vocab_size,
             "tie_embeddings": self.tie_embeddings,
@@ -210,19 +223,19 @@ impl LlamaConfig {
             "norm_epsilon": self.final_norm_epsilon,
             "mlp_cfg": {"intermediate_size": self.d_mlp, "bias": self.mlp_bias, "act_fn": "silu"},
             "ssm_cfg": mixers::write_ssm(ssm),
-        }));
+        });
         if self.norm_epsilon != EPSILON {
-            json.insert("block_norm_epsilon".into(), json!(self.norm_epsilon));
+            json["block_norm_epsilon"] = json!(self.norm_epsilon);
         }
         if let Some(max_position) = self.max_position {
-            json.insert("max_position_embeddings".into(), json!(max_position));
+            json["max_position_embeddings"] = json!(max_position);
         }
         if let Some(attention) = mixers::shared(&self.mixers, as_attention)? {
             let layers = (0..self.mixers.len()).filter(|&layer| as_attention(&self.mixers[layer]).is_some());
-            json.insert("attn_layer_idx".into(), json!(layers.collect::<Vec<_>>()));
-            json.insert("attn_cfg".into(), mixers::write_attention(attention));
+            json["attn_layer_idx"] = json!(layers.collect::<Vec<_>>());
+            json["attn_cfg"] = mixers::write_attention(attention);
         }
         self.tokens.write(&mut json);
-        Ok(Value::Object(json))
+        Ok(json)
     }
 }

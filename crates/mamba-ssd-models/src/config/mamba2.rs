@@ -8,7 +8,7 @@ use mamba_ssd::{Mamba2Config, Mixer};
 use serde_json::{Value, json};
 
 use super::json::{Fields, Result};
-use super::{SpecialTokens, object, padded};
+use super::{SpecialTokens, padded};
 use crate::mamba2::{Mamba2Block, Mamba2Lm};
 
 /// Shapes of a [`Mamba2Lm`].
@@ -44,7 +44,8 @@ impl Mamba2LmConfig {
         let embedding = EmbeddingConfig::new(self.vocab_size, d_model).with_initializer(normal);
         let norm = NormConfig::new(d_model).with_epsilon(self.norm_epsilon);
         let head = LinearConfig::new(d_model, self.vocab_size).with_bias(false);
-        let block = |_| Mamba2Block { norm: norm.init_rms(device), mixer: Mixer::Mamba2(self.mixer.init(device)) };
+        let block =
+            |_| Mamba2Block { norm: norm.init_rms(device), mixer: Mixer::Mamba2(self.mixer.init(device)) };
         Mamba2Lm {
             embedding: embedding.init(device),
             layers: (0..self.n_layers).map(block).collect(),
@@ -89,7 +90,10 @@ impl Mamba2LmConfig {
         let ssm = fields.object("ssm_cfg")?;
         ssm.only_str("layer", "Mamba2")?;
         if ssm.get("layer").is_none() {
-            return Err("`ssm_cfg.layer` is missing, expected \"Mamba2\" (the default, Mamba1, is not covered)".into());
+            return Err(
+                "`ssm_cfg.layer` is missing, expected \"Mamba2\" (the default, Mamba1, is not covered)"
+                    .into(),
+            );
         }
         if fields.usize_or("d_intermediate", 0)? > 0 || !fields.usizes("attn_layer_idx")?.is_empty() {
             return Err("`d_intermediate` and `attn_layer_idx` are not covered, expected 0 and []".into());
@@ -117,14 +121,16 @@ impl Mamba2LmConfig {
     fn checked(self) -> Result<Self> {
         let (d_inner, headdim, ngroups) = (self.mixer.d_inner(), self.mixer.headdim, self.mixer.ngroups);
         if !d_inner.is_multiple_of(headdim) || !self.mixer.n_heads().is_multiple_of(ngroups) {
-            return Err(format!("heads of {headdim} in {ngroups} groups do not divide an inner width of {d_inner}"));
+            return Err(format!(
+                "heads of {headdim} in {ngroups} groups do not divide an inner width of {d_inner}"
+            ));
         }
         Ok(self)
     }
 
     pub(super) fn to_json(&self) -> Value {
         let mixer = &self.mixer;
-        let mut json = object(json!({
+        let mut json = json!({
             "architectures": ["Mamba2ForCausalLM"],
             "model_type": "mamba2",
             "vocab_size": self.vocab_size,
@@ -144,9 +150,9 @@ impl Mamba2LmConfig {
             "layer_norm_epsilon": self.norm_epsilon,
             "residual_in_fp32": true,
             "tie_word_embeddings": self.tie_embeddings,
-        }));
+        });
         self.tokens.write(&mut json);
-        Value::Object(json)
+        json
     }
 }
 

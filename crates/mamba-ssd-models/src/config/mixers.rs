@@ -1,7 +1,7 @@
 //! The mixers of Llamba, Phi-Mamba and their hybrids, as their files describe them.
 
 use mamba_ssd::{Activation, AttentionConfig, DiscreteMamba2Config, MixerConfig};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::json::{Fields, Result};
 use super::rope::{self, RopeDefaults};
@@ -20,9 +20,11 @@ pub(super) fn parse_ssm(fields: &Fields, d_model: usize) -> Result<DiscreteMamba
         .with_bias(bias)
         .with_z_bias(fields.bool_or("z_bias", !bias)?)
         .with_chunk_size(fields.size_or("chunk_size", 128)?);
-    if config.d_inner() % n_heads != 0 || n_heads % groups != 0 {
+    if !config.d_inner().is_multiple_of(n_heads) || !n_heads.is_multiple_of(groups) {
         let d_inner = config.d_inner();
-        return Err(format!("{n_heads} heads and {groups} query-key heads do not divide a width of {d_inner}"));
+        return Err(format!(
+            "{n_heads} heads and {groups} query-key heads do not divide a width of {d_inner}"
+        ));
     }
     Ok(config)
 }
@@ -31,7 +33,10 @@ fn parse_activation(fields: &Fields) -> Result<Activation> {
     match fields.str_or("activation", "identity")? {
         "identity" => Ok(Activation::Identity),
         "silu" | "swish" => Ok(Activation::Silu),
-        other => Err(format!("`{}` is \"{other}\", expected \"identity\" or \"silu\"", fields.path_to("activation"))),
+        other => Err(format!(
+            "`{}` is \"{other}\", expected \"identity\" or \"silu\"",
+            fields.path_to("activation")
+        )),
     }
 }
 
@@ -62,7 +67,11 @@ pub(super) struct AttentionDefaults {
 }
 
 /// `attn_cfg` of a Llamba hybrid, `core_input` of a Phi-Mamba hybrid.
-pub(super) fn parse_attention(fields: &Fields, d_model: usize, defaults: AttentionDefaults) -> Result<AttentionConfig> {
+pub(super) fn parse_attention(
+    fields: &Fields,
+    d_model: usize,
+    defaults: AttentionDefaults,
+) -> Result<AttentionConfig> {
     let n_heads = match defaults.heads {
         Some(heads) => fields.size_or("num_attention_heads", heads)?,
         None => fields.size("num_attention_heads")?,
@@ -72,7 +81,8 @@ pub(super) fn parse_attention(fields: &Fields, d_model: usize, defaults: Attenti
     check_heads(n_heads, n_kv_heads)?;
     let rotary = rope::parse(fields, head_dim, defaults.rope)?;
     let config = AttentionConfig::new(d_model, n_heads, n_kv_heads, head_dim, rotary);
-    let (qkv, out) = (fields.bool_or("qkv_bias", defaults.biases)?, fields.bool_or("out_bias", defaults.biases)?);
+    let (qkv, out) =
+        (fields.bool_or("qkv_bias", defaults.biases)?, fields.bool_or("out_bias", defaults.biases)?);
     Ok(config.with_qkv_bias(qkv).with_out_bias(out))
 }
 
@@ -86,15 +96,16 @@ pub(super) fn check_heads(n_heads: usize, n_kv_heads: usize) -> Result<()> {
 
 /// The reverse of [`parse_attention`], with every field.
 pub(super) fn write_attention(config: &AttentionConfig) -> Value {
-    let mut object = Map::new();
-    object.insert("num_attention_heads".into(), json!(config.n_heads));
-    object.insert("num_key_value_heads".into(), json!(config.n_kv_heads));
-    object.insert("head_dim".into(), json!(config.head_dim));
-    object.insert("qkv_bias".into(), json!(config.qkv_bias));
-    object.insert("out_bias".into(), json!(config.out_bias));
+    let mut object = json!({
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "qkv_bias": config.qkv_bias,
+        "out_bias": config.out_bias,
+        "partial_rotary_factor": config.rotary.dim as f64 / config.head_dim as f64,
+    });
     rope::write(&mut object, &config.rotary, config.head_dim);
-    object.insert("partial_rotary_factor".into(), json!(config.rotary.dim as f64 / config.head_dim as f64));
-    Value::Object(object)
+    object
 }
 
 /// Parameters of a mixer.

@@ -20,7 +20,7 @@ mod rope;
 
 use burn::tensor::Device;
 use mamba_ssd::MixerConfig;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 pub use llama::LlamaConfig;
 pub use mamba2::Mamba2LmConfig;
@@ -71,7 +71,9 @@ impl ModelConfig {
             "llamba" => LlamaConfig::from_llamba(&fields).map(Self::Llama),
             "phi" => PhiConfig::from_phi(&fields).map(Self::Phi),
             "mamba2" => Mamba2LmConfig::from_transformers(&fields).map(Self::Mamba2),
-            "" if fields.get("ssm_cfg").is_some() => Mamba2LmConfig::from_state_spaces(&fields).map(Self::Mamba2),
+            "" if fields.get("ssm_cfg").is_some() => {
+                Mamba2LmConfig::from_state_spaces(&fields).map(Self::Mamba2)
+            }
             "" => Err(format!("`model_type` is missing, expected one of {FAMILIES}")),
             other => Err(format!("`model_type` is \"{other}\", expected one of {FAMILIES}")),
         }
@@ -150,18 +152,18 @@ impl ModelConfig {
 
 impl SpecialTokens {
     fn parse(fields: &Fields) -> Result<Self> {
-        let ids = |name| fields.usizes(name).map(|ids| ids.into_iter().map(|id| id as u32).collect::<Vec<_>>());
+        let ids =
+            |name| fields.usizes(name).map(|ids| ids.into_iter().map(|id| id as u32).collect::<Vec<_>>());
         Ok(Self { bos: ids("bos_token_id")?.first().copied(), eos: ids("eos_token_id")? })
     }
 
-    fn write(&self, object: &mut Map<String, Value>) {
-        object.insert("bos_token_id".into(), json!(self.bos));
-        let eos = match self.eos.as_slice() {
+    fn write(&self, object: &mut Value) {
+        object["bos_token_id"] = json!(self.bos);
+        object["eos_token_id"] = match self.eos.as_slice() {
             [] => Value::Null,
             [one] => json!(one),
             many => json!(many),
         };
-        object.insert("eos_token_id".into(), eos);
     }
 }
 
@@ -186,23 +188,10 @@ fn as_discrete(mixer: &MixerConfig) -> Option<&mamba_ssd::DiscreteMamba2Config> 
     }
 }
 
-/// An error if a layer holds a mixer that the dialects of transformers and MOHAWK do not know.
-fn refuse_stock_mamba2(mixers: &[MixerConfig]) -> Result<()> {
-    match mixers.iter().position(|mixer| matches!(mixer, MixerConfig::Mamba2(_))) {
-        None => Ok(()),
-        Some(layer) => Err(format!("layer {layer} is a stock Mamba-2 mixer, which the format cannot express")),
-    }
-}
+/// What is said of a layer that the dialects of transformers and MOHAWK do not know.
+const STOCK_MAMBA2: &str = "it has a layer with a stock Mamba-2 mixer, which its format does not know";
 
 /// `vocab_size` rounded up to a multiple, as the embedding is.
 fn padded(vocab_size: usize, multiple: usize) -> usize {
     vocab_size.next_multiple_of(multiple)
-}
-
-/// An object of a JSON literal.
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(object) => object,
-        other => Map::from_iter([("value".to_string(), other)]),
-    }
 }

@@ -5,12 +5,12 @@ use burn::nn::{EmbeddingConfig, LinearConfig};
 use burn::tensor::Device;
 use mamba_ssd::norm::NormConfig;
 use mamba_ssd::{AttentionConfig, MixerConfig};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::json::{Fields, Result};
 use super::mixers::{self, AttentionDefaults};
 use super::rope::{self, RopeDefaults};
-use super::{SpecialTokens, as_attention, is_transformer, object, padded, refuse_stock_mamba2};
+use super::{STOCK_MAMBA2, SpecialTokens, as_attention, is_transformer, padded};
 use crate::phi::{Phi, PhiBlock, PhiMlp};
 
 /// ε of a norm when a file does not say.
@@ -93,7 +93,10 @@ impl PhiConfig {
             d_mlp: fields.size("intermediate_size")?,
             mixers: vec![mixer; fields.size("num_hidden_layers")?],
             norm_epsilon: fields.f64_or("layer_norm_eps", EPSILON)?,
-            max_position: fields.get("max_position_embeddings").map(|_| fields.size("max_position_embeddings")).transpose()?,
+            max_position: fields
+                .get("max_position_embeddings")
+                .map(|_| fields.size("max_position_embeddings"))
+                .transpose()?,
             tokens: SpecialTokens::parse(fields)?,
         })
     }
@@ -112,7 +115,10 @@ impl PhiConfig {
             mixers.extend(vec![phi_mamba_mixer(&block, d_model)?; block.size("n_layers")?]);
         }
         if mixers.len() != n_layers {
-            return Err(format!("the blocks add up to {} layers, `MixerModel.input.n_layer` is {n_layers}", mixers.len()));
+            return Err(format!(
+                "the blocks add up to {} layers, `MixerModel.input.n_layer` is {n_layers}",
+                mixers.len()
+            ));
         }
         Ok(Self {
             vocab_size: padded(language.size("vocab_size")?, multiple),
@@ -126,16 +132,19 @@ impl PhiConfig {
     }
 
     pub(super) fn to_json(&self) -> Result<Value> {
-        refuse_stock_mamba2(&self.mixers)?;
-        if is_transformer(&self.mixers) { self.to_phi() } else { Ok(self.to_phi_mamba()) }
+        if is_transformer(&self.mixers) { self.to_phi() } else { self.to_phi_mamba() }
     }
 
     fn to_phi(&self) -> Result<Value> {
         let attention = mixers::shared(&self.mixers, as_attention)?.ok_or("it has no layers")?;
-        if !(attention.qkv_bias && attention.out_bias) || attention.n_heads * attention.head_dim != self.d_model {
-            return Err("transformers' Phi has biases on all projections, and heads that add up to its width".into());
+        if !(attention.qkv_bias && attention.out_bias)
+            || attention.n_heads * attention.head_dim != self.d_model
+        {
+            return Err(
+                "transformers' Phi has biases on all projections, and heads that add up to its width".into(),
+            );
         }
-        let mut json = object(json!({
+        let mut json = json!({
             "architectures": ["PhiForCausalLM"],
             "model_type": "phi",
             "vocab_size": self.vocab_size,
@@ -148,33 +157,34 @@ impl PhiConfig {
             "layer_norm_eps": self.norm_epsilon,
             "qk_layernorm": false,
             "tie_word_embeddings": false,
-        }));
+        });
         if let Some(max_position) = self.max_position {
-            json.insert("max_position_embeddings".into(), json!(max_position));
+            json["max_position_embeddings"] = json!(max_position);
         }
         rope::write(&mut json, &attention.rotary, attention.head_dim);
-        json.insert("partial_rotary_factor".into(), json!(attention.rotary.dim as f64 / attention.head_dim as f64));
+        json["partial_rotary_factor"] = json!(attention.rotary.dim as f64 / attention.head_dim as f64);
         self.tokens.write(&mut json);
-        Ok(Value::Object(json))
+        Ok(json)
     }
 
-    fn to_phi_mamba(&self) -> Value {
-        let mut model = object(json!({"d_model": self.d_model, "n_layer": self.mixers.len(), "lm_head_prenorm": "layer"}));
+    fn to_phi_mamba(&self) -> Result<Value> {
+        let mut model =
+            json!({"d_model": self.d_model, "n_layer": self.mixers.len(), "lm_head_prenorm": "layer"});
         if self.norm_epsilon != EPSILON {
-            model.insert("norm_epsilon".into(), json!(self.norm_epsilon));
+            model["norm_epsilon"] = json!(self.norm_epsilon);
         }
         if self.d_mlp != 4 * self.d_model {
-            model.insert("intermediate_size".into(), json!(self.d_mlp));
+            model["intermediate_size"] = json!(self.d_mlp);
         }
-        let mut json = object(json!({
+        let mut json = json!({
             "LanguageModel": {"input": {"vocab_size": self.vocab_size, "pad_vocab_size_multiple": 1}},
             "MixerModel": {"input": model},
-        }));
+        });
         for (index, run) in self.mixers.chunk_by(mixers::same).enumerate() {
-            json.insert(format!("Block{}", index + 1), write_block(&run[0], run.len()));
+            json[format!("Block{}", index + 1)] = write_block(&run[0], run.len())?;
         }
         self.tokens.write(&mut json);
-        Value::Object(json)
+        Ok(json)
     }
 }
 
@@ -186,21 +196,24 @@ fn phi_mamba_mixer(block: &Fields, d_model: usize) -> Result<MixerConfig> {
             let defaults = AttentionDefaults { heads: Some(HEADS), biases: true, rope: ROPE };
             mixers::parse_attention(&core, d_model, defaults).map(MixerConfig::Attention)
         }
-        other => Err(format!("`{}` is \"{other}\", expected \"{SSM}\" or \"{ATTENTION}\"", block.path_to("CoreType"))),
+        other => Err(format!(
+            "`{}` is \"{other}\", expected \"{SSM}\" or \"{ATTENTION}\"",
+            block.path_to("CoreType")
+        )),
     }
 }
 
-fn write_block(mixer: &MixerConfig, n_layers: usize) -> Value {
+fn write_block(mixer: &MixerConfig, n_layers: usize) -> Result<Value> {
     let (core, input) = match mixer {
         MixerConfig::Attention(config) => (ATTENTION, mixers::write_attention(config)),
         MixerConfig::DiscreteMamba2(config) => (SSM, mixers::write_ssm(config)),
-        MixerConfig::Mamba2(_) => ("", Value::Object(Map::new())), // refused in `to_json`
+        MixerConfig::Mamba2(_) => return Err(STOCK_MAMBA2.into()),
     };
-    json!({
+    Ok(json!({
         "n_layers": n_layers,
         "BlockType": "modules.phi_block",
         "block_input": {"resid_dropout": 0.0},
         "CoreType": core,
         "core_input": input,
-    })
+    }))
 }

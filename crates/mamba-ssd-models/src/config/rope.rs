@@ -6,7 +6,7 @@
 //! transformers read it.
 
 use mamba_ssd::rope::{Llama3Scaling, RotaryConfig};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::json::{Fields, Result};
 
@@ -23,13 +23,17 @@ pub(super) fn parse(fields: &Fields, head_dim: usize, defaults: RopeDefaults) ->
     let theta = fields.f64_or("rope_theta", defaults.theta)?;
     let partial = fields.f64_or("partial_rotary_factor", defaults.partial)?;
     let (theta, partial) = match &nested {
-        Some(nested) => (nested.f64_or("rope_theta", theta)?, nested.f64_or("partial_rotary_factor", partial)?),
+        Some(nested) => {
+            (nested.f64_or("rope_theta", theta)?, nested.f64_or("partial_rotary_factor", partial)?)
+        }
         None => (theta, partial),
     };
     let scaling = nested.or(scaling).map(|object| parse_scaling(&object)).transpose()?.flatten();
     let dim = (head_dim as f64 * partial).round() as usize;
     if dim > head_dim || !dim.is_multiple_of(2) {
-        return Err(format!("{partial} of {head_dim} features rotate, expected an even number of at most {head_dim}"));
+        return Err(format!(
+            "{partial} of {head_dim} features rotate, expected an even number of at most {head_dim}"
+        ));
     }
     Ok(RotaryConfig::new(dim).with_theta(theta).with_scaling(scaling))
 }
@@ -43,13 +47,16 @@ fn parse_scaling(fields: &Fields) -> Result<Option<Llama3Scaling>> {
             let (low, high) = (fields.f64("low_freq_factor")?, fields.f64("high_freq_factor")?);
             Ok(Some(Llama3Scaling::new(fields.f64("factor")?, low, high, original)))
         }
-        other => Err(format!("`{}` is \"{other}\", only \"default\" and \"llama3\" are covered", fields.path_to("rope_type"))),
+        other => Err(format!(
+            "`{}` is \"{other}\", only \"default\" and \"llama3\" are covered",
+            fields.path_to("rope_type")
+        )),
     }
 }
 
 /// Writes the older form of `rotary` into `object`.
-pub(super) fn write(object: &mut Map<String, Value>, rotary: &RotaryConfig, head_dim: usize) {
-    object.insert("rope_theta".into(), json!(rotary.theta));
+pub(super) fn write(object: &mut Value, rotary: &RotaryConfig, head_dim: usize) {
+    object["rope_theta"] = json!(rotary.theta);
     let scaling = rotary.scaling.as_ref().map(|scaling| {
         json!({
             "rope_type": "llama3",
@@ -59,9 +66,8 @@ pub(super) fn write(object: &mut Map<String, Value>, rotary: &RotaryConfig, head
             "original_max_position_embeddings": scaling.original_max_position,
         })
     });
-    object.insert("rope_scaling".into(), json!(scaling));
+    object["rope_scaling"] = json!(scaling);
     if rotary.dim != head_dim {
-        let partial = rotary.dim as f64 / head_dim as f64;
-        object.insert("partial_rotary_factor".into(), json!(partial));
+        object["partial_rotary_factor"] = json!(rotary.dim as f64 / head_dim as f64);
     }
 }

@@ -72,9 +72,19 @@ pub fn discrete(d_model: usize) -> DiscreteMamba2Config {
 
 /// A square attention (24 x 24), so that a forgotten transposition raises no shape error.
 pub fn llama(layers: &str) -> Model {
-    let config = LlamaConfig { mixers: mixers(layers, false), tie_embeddings: layers.len() % 2 == 0, ..LlamaConfig::transformer(31, 1, attention(24), 40) };
+    let config = LlamaConfig {
+        mixers: mixers(layers, false),
+        tie_embeddings: layers.len().is_multiple_of(2),
+        ..LlamaConfig::transformer(31, 1, attention(24), 40)
+    };
     let tokens = SpecialTokens { bos: Some(1), eos: vec![2, 3] };
-    let config = LlamaConfig { norm_epsilon: 1e-6, final_norm_epsilon: 1e-6, max_position: Some(512), tokens, ..config };
+    let config = LlamaConfig {
+        norm_epsilon: 1e-6,
+        final_norm_epsilon: 1e-6,
+        max_position: Some(512),
+        tokens,
+        ..config
+    };
     random(ModelConfig::Llama(config))
 }
 
@@ -93,12 +103,20 @@ pub fn phi(layers: &str) -> Model {
 pub fn mamba2(tied: bool) -> Model {
     let mixer = Mamba2Config::new(24).with_d_state(8).with_headdim(12).with_ngroups(2).with_chunk_size(8);
     let tokens = SpecialTokens::default();
-    random(ModelConfig::Mamba2(Mamba2LmConfig { vocab_size: 31, n_layers: 2, mixer, norm_epsilon: 1e-5, tie_embeddings: tied, tokens }))
+    random(ModelConfig::Mamba2(Mamba2LmConfig {
+        vocab_size: 31,
+        n_layers: 2,
+        mixer,
+        norm_epsilon: 1e-5,
+        tie_embeddings: tied,
+        tokens,
+    }))
 }
 
 /// One of every kind: Transformer, student and hybrid of both families, tied and untied.
 pub fn zoo() -> Vec<(String, Model)> {
-    let mut models = vec![("mamba2 tied".to_string(), mamba2(true)), ("mamba2 untied".to_string(), mamba2(false))];
+    let mut models =
+        vec![("mamba2 tied".to_string(), mamba2(true)), ("mamba2 untied".to_string(), mamba2(false))];
     for layers in ["aa", "mm", "mam", "amma"] {
         models.push((format!("llama {layers}"), llama(layers)));
         models.push((format!("phi {layers}"), phi(layers)));

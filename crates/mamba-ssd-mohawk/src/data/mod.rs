@@ -3,7 +3,7 @@
 //! All documents, each closed by an end token, form one long stream. An epoch cuts that stream
 //! into rows of `seq_len` tokens, from an offset of its own, and visits the rows in an order of
 //! its own; both follow from (seed, epoch) alone, so a [`Cursor`] is all there is to save. A row
-//! knows where its documents begin ([`Segments`]): a packed batch computes what the documents
+//! knows where its documents begin ([`Segments`](mamba_ssd::Segments)): a packed batch computes what the documents
 //! would apart. A document cut by a row's end goes on in another row as a document of its own.
 //!
 //! The target of a token is the next token of its document. A document's last token (the end

@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Int, Tensor};
 use super::divergence::log_sum_exp;
 use super::{Reduction, widen};
 
-/// −log softmax(logits)[target], reduced over the unmasked tokens.
+/// `−log softmax(logits)[target]`, reduced over the unmasked tokens.
 ///
 /// The target of a masked token may be any valid index.
 ///

@@ -16,7 +16,11 @@ use crate::summary::{AblationRow, Quality};
 /// When a run fails or is interrupted; the students that are done are kept.
 pub fn run(session: &mut Session, main: Quality) -> Result<()> {
     let stages = session.folder.recipe.stages.len();
-    say(format_args!("ablation: {} students on {} tokens each", stages * seeds(session).len(), session.folder.recipe.tokens()));
+    say(format_args!(
+        "ablation: {} students on {} tokens each",
+        stages * seeds(session).len(),
+        session.folder.recipe.tokens()
+    ));
     for first_stage in (0..stages).rev() {
         for seed in seeds(session) {
             let done = |trial: &Trial| trial.first_stage == first_stage && trial.seed == seed;
@@ -25,7 +29,11 @@ pub fn run(session: &mut Session, main: Quality) -> Result<()> {
             }
             let is_main = first_stage == 0 && seed == session.folder.recipe.seed;
             let quality = if is_main { main } else { train(session, first_stage, seed)? };
-            say(format_args!("  {:<28} seed {seed:<6} {}", names(&session.folder.recipe, first_stage).join(" + "), describe::quality(&quality)));
+            say(format_args!(
+                "  {:<28} seed {seed:<6} {}",
+                names(&session.folder.recipe, first_stage).join(" + "),
+                describe::quality(&quality)
+            ));
             session.folder.record.trials.push(Trial { first_stage, seed, quality });
             session.folder.save_record()?;
         }
@@ -39,7 +47,8 @@ pub fn rows(recipe: &Recipe, trials: &[Trial]) -> Vec<AblationRow> {
         let of_row = || trials.iter().filter(move |trial| trial.first_stage == first_stage);
         let quality: Vec<Quality> = of_row().map(|trial| trial.quality).collect();
         let seeds = of_row().map(|trial| trial.seed).collect();
-        (!quality.is_empty()).then(|| AblationRow::new(names(recipe, first_stage), recipe.tokens(), seeds, &quality))
+        (!quality.is_empty())
+            .then(|| AblationRow::new(names(recipe, first_stage), recipe.tokens(), seeds, &quality))
     };
     (0..recipe.stages.len()).rev().filter_map(row).collect()
 }
@@ -89,7 +98,10 @@ mod tests {
         for first_stage in 0..recipe.stages.len() {
             let variant = variant(&recipe, first_stage, recipe.seed + 1);
             let excess = variant.tokens().abs_diff(recipe.tokens());
-            assert!(excess <= 2 * variant.stages[0].tokens_per_step() * variant.stages.len(), "{excess} tokens apart");
+            assert!(
+                excess <= 2 * variant.stages[0].tokens_per_step() * variant.stages.len(),
+                "{excess} tokens apart"
+            );
             assert_eq!(variant.student.seed, recipe.student.seed + 1);
         }
     }

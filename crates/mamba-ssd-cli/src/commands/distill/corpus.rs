@@ -32,8 +32,10 @@ impl Corpus {
             Some(path) => from_file(recipe, path)?,
             None => generated(recipe),
         };
-        let documents: Result<Vec<Document>, ModelError> = training.iter().map(|text| document(text, tokenizer)).collect();
-        let held_out: Result<Vec<Vec<u32>>, ModelError> = held_out.iter().map(|text| closed(text, tokenizer, eos)).collect();
+        let documents: Result<Vec<Document>, ModelError> =
+            training.iter().map(|text| document(text, tokenizer)).collect();
+        let held_out: Result<Vec<Vec<u32>>, ModelError> =
+            held_out.iter().map(|text| closed(text, tokenizer, eos)).collect();
         Ok(Self { training: Dataset::from_documents(documents?, eos)?, held_out: held_out?, problems })
     }
 }

@@ -1,8 +1,9 @@
 //! What stages and figures are called.
 
+use mamba_ssd_convert::{Action, ConversionReport};
 use mamba_ssd_mohawk::stage::StageKind;
 
-use crate::console::percent;
+use crate::console::{percent, thousands};
 use crate::summary::Quality;
 
 /// The stage's name, as in a recipe.
@@ -27,4 +28,18 @@ pub fn measure(kind: StageKind) -> &'static str {
 pub fn quality(quality: &Quality) -> String {
     let accuracy = quality.accuracy.map(|share| format!(", {} correct", percent(share)));
     format!("perplexity {:.3}{}", quality.ppl, accuracy.unwrap_or_default())
+}
+
+/// What the conversion did, in one line; `mamba-ssd convert --dry-run` shows all of it.
+pub fn conversion(report: &ConversionReport) -> String {
+    let count = |action| thousands(report.count(action));
+    format!(
+        "{} of {} mixers change: {} parameters copied, {} repeated, {} initialised, {} of the teacher's dropped",
+        report.layers.len(),
+        report.n_layers,
+        count(Action::Copied),
+        count(Action::Repeated),
+        count(Action::Initialised),
+        count(Action::Dropped)
+    )
 }

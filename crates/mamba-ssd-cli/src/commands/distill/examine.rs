@@ -30,7 +30,11 @@ pub struct Examiner {
 impl Examiner {
     /// An examination on the corpus's held-out part.
     pub fn new(corpus: &Corpus, teacher: &LanguageModel, eval: &EvalRecipe) -> Self {
-        let options = GenerateOptions { max_new_tokens: eval.max_new_tokens, eos: teacher.eos.clone(), ..GenerateOptions::default() };
+        let options = GenerateOptions {
+            max_new_tokens: eval.max_new_tokens,
+            eos: teacher.eos.clone(),
+            ..GenerateOptions::default()
+        };
         let (held_out, problems) = (corpus.held_out.clone(), corpus.problems.clone());
         Self { held_out, problems, tokenizer: teacher.tokenizer.clone(), options }
     }
@@ -41,16 +45,21 @@ impl Examiner {
     /// When a problem or an answer cannot be tokenised.
     pub fn examine(&self, who: &str, model: &Model) -> Result<Examination> {
         let model = model.valid();
-        let ppl = during(&format!("{who}: perplexity of {} texts", self.held_out.len()), || perplexity(&model, &self.held_out));
+        let ppl = during(&format!("{who}: perplexity of {} texts", self.held_out.len()), || {
+            perplexity(&model, &self.held_out)
+        });
         let asked = format!("{who}: answers to {} problems", self.problems.len());
-        let report = during(&asked, || answer_accuracy(&self.problems, BATCH, |prompts| self.answer(&model, prompts)))?;
+        let report = during(&asked, || {
+            answer_accuracy(&self.problems, BATCH, |prompts| self.answer(&model, prompts))
+        })?;
         let accuracy = (report.total > 0).then(|| report.accuracy());
         let answers = report.completions.into_iter().take(SAMPLES).collect();
         Ok(Examination { quality: Quality { ppl, accuracy }, answers })
     }
 
     fn answer(&self, model: &Model, prompts: &[String]) -> Result<Vec<String>, ModelError> {
-        let prompts: Vec<Vec<u32>> = prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect::<Result<_, _>>()?;
+        let prompts: Vec<Vec<u32>> =
+            prompts.iter().map(|prompt| self.tokenizer.encode(prompt)).collect::<Result<_, _>>()?;
         let answers = generate(model, &prompts, &self.options);
         answers.iter().map(|tokens| self.tokenizer.decode(tokens)).collect()
     }

@@ -72,11 +72,20 @@ pub fn print_results(session: &Session, summary: &Summary) {
     }
     let folder = session.folder.path();
     say("");
-    for (what, name) in [("student", STUDENT), ("report", REPORT), ("summary", SUMMARY), ("metrics", METRICS), ("recipe", "recipe.toml")] {
+    for (what, name) in [
+        ("student", STUDENT),
+        ("report", REPORT),
+        ("summary", SUMMARY),
+        ("metrics", METRICS),
+        ("recipe", "recipe.toml"),
+    ] {
         say(format_args!("{what:<8} {}", folder.join(name).display()));
     }
     let question = summary.samples.first().map_or("...", |sample| &sample.question);
-    say(format_args!("\ntry      mamba-ssd generate --model {} --prompt \"{question}\"", folder.join(STUDENT).display()));
+    say(format_args!(
+        "\ntry      mamba-ssd generate --model {} --prompt \"{question}\"",
+        folder.join(STUDENT).display()
+    ));
 }
 
 fn summarise(session: &Session, student: &Model, stages: &[StageReport]) -> Result<Summary> {

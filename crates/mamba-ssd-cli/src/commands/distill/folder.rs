@@ -65,7 +65,8 @@ pub struct Record {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    claim: Option<OutputFolder>,
+    /// Removes a new folder that stayed empty.
+    _claim: Option<OutputFolder>,
     /// The resolved recipe.
     pub recipe: Recipe,
     /// What has been measured.
@@ -103,30 +104,34 @@ impl RunFolder {
             trials: Vec::new(),
             finished: false,
         };
-        Ok(Self { path, claim: Some(claim), recipe, record, resumed: false })
+        Ok(Self { path, _claim: Some(claim), recipe, record, resumed: false })
     }
 
     fn reopen(path: &Path) -> Result<Self> {
         if !path.join(RECORD).exists() {
-            bail!("{} holds no run ({RECORD} is missing); give --resume the folder of an interrupted run", path.display());
+            bail!(
+                "{} holds no run ({RECORD} is missing); give --resume the folder of an interrupted run",
+                path.display()
+            );
         }
         let record = files::read(&path.join(RECORD))?;
-        let record: Record = serde_json::from_str(&record).with_context(|| format!("{} is damaged", path.join(RECORD).display()))?;
+        let record: Record = serde_json::from_str(&record)
+            .with_context(|| format!("{} is damaged", path.join(RECORD).display()))?;
         ensure!(!record.finished, "the run in {} is finished; its report is report.html", path.display());
         let recipe = Recipe::from_file(&path.join(RECIPE))?;
-        Ok(Self { path: path.to_path_buf(), claim: None, recipe, record, resumed: true })
+        Ok(Self { path: path.to_path_buf(), _claim: None, recipe, record, resumed: true })
     }
 
     /// Writes the first files of a new run.
     ///
     /// # Errors
     /// When the folder cannot be written to.
-    pub fn begin(&mut self) -> Result<()> {
-        if self.claim.take().is_some() {
-            files::write(&self.path.join(RECIPE), self.recipe.to_toml()?)?;
-            self.save_record()?;
+    pub fn begin(&self) -> Result<()> {
+        if self.resumed {
+            return Ok(());
         }
-        Ok(())
+        files::write(&self.path.join(RECIPE), self.recipe.to_toml()?)?;
+        self.save_record()
     }
 
     /// Writes the record.

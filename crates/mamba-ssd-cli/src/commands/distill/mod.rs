@@ -46,7 +46,10 @@ pub fn run(args: &DistillArgs) -> Result<()> {
     let mut summary = finish::write_results(&session, &outcome.student, &outcome.stages)?;
     if session.folder.record.ablation_seeds > 0 {
         let main = session.folder.record.stages.last().map(|examination| examination.quality);
-        ablation::run(&mut session, main.unwrap_or_else(|| unreachable!("a finished run has been examined")))?;
+        ablation::run(
+            &mut session,
+            main.unwrap_or_else(|| unreachable!("a finished run has been examined")),
+        )?;
         summary = finish::write_results(&session, &outcome.student, &outcome.stages)?;
     }
     session.folder.finish()?;
@@ -68,7 +71,15 @@ impl Session {
         let corpus = Corpus::read(recipe, &teacher.tokenizer, teacher.eos[0])?;
         let examiner = Examiner::new(&corpus, &teacher, &recipe.eval);
         let interrupt = Interrupt::listen()?;
-        Ok(Self { started, interrupt, device_name: args.device.to_string(), folder, teacher, corpus, examiner })
+        Ok(Self {
+            started,
+            interrupt,
+            device_name: args.device.to_string(),
+            folder,
+            teacher,
+            corpus,
+            examiner,
+        })
     }
 
     /// Converts the teacher, shows what will happen, and writes the first files.
@@ -86,10 +97,10 @@ impl Session {
             thousands(recipe.tokens()),
             recipe.stages.len()
         ));
-        say(format_args!("\nconversion\n{conversion}"));
+        say(describe::conversion(&conversion));
         let words = self.teacher.tokenizer.vocab_size();
         let plan = preflight(recipe, &self.corpus.training, &self.teacher.model, &student, Some(words))?;
-        say(format_args!("preflight\n{plan}"));
+        say(plan);
         self.folder.begin()?;
         Ok(student)
     }
@@ -120,7 +131,11 @@ impl Session {
     fn train(&mut self, student: Model) -> Result<Outcome<Model>> {
         let recipe = self.folder.recipe.clone();
         let run = Distillation::new(&recipe, &self.corpus.training, self.teacher.model.clone(), student);
-        let run = if self.folder.resumed { run.resume(self.folder.path())? } else { run.in_folder(self.folder.path())? };
+        let run = if self.folder.resumed {
+            run.resume(self.folder.path())?
+        } else {
+            run.in_folder(self.folder.path())?
+        };
         let mut watch = Watch::new(&self.interrupt, &self.examiner, &mut self.folder);
         let outcome = run.run(&mut watch)?;
         watch.close()?;

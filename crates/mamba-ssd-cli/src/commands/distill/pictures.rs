@@ -26,12 +26,17 @@ fn stage_losses(steps: &[StepReport]) -> StageLosses {
         points: steps.iter().filter_map(|step| Some((step.tokens as f64, loss(step)?))).collect(),
     };
     let by_layer = (0..first.layers.len()).filter(|&layer| first.layers[layer].is_some());
-    let mut curves: Vec<Curve> =
-        by_layer.map(|layer| curve(format!("layer {layer}"), &|step| step.layers.get(layer).copied().flatten())).collect();
+    let mut curves: Vec<Curve> = by_layer
+        .map(|layer| curve(format!("layer {layer}"), &|step| step.layers.get(layer).copied().flatten()))
+        .collect();
     if curves.is_empty() {
         curves.push(curve("loss".into(), &|step| Some(step.loss)));
     }
-    StageLosses { kind: describe::kind(first.kind).into(), measure: describe::measure(first.kind).into(), curves }
+    StageLosses {
+        kind: describe::kind(first.kind).into(),
+        measure: describe::measure(first.kind).into(),
+        curves,
+    }
 }
 
 /// The matrices of the first, the middle and the last converted layer, two heads each, for the start of a text.
@@ -41,13 +46,19 @@ pub fn matrices(teacher: &Model, student: &Model, text: &[u32]) -> Vec<MatrixPai
     let tokens: Vec<i64> = text.iter().take(TOKENS).map(|&token| i64::from(token)).collect();
     let shape = [1, tokens.len()];
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, shape), &teacher.devices()[0]);
-    let (of_teacher, of_student) = (teacher.hidden_states(tokens.clone(), None), student.hidden_states(tokens, None));
+    let (of_teacher, of_student) =
+        (teacher.hidden_states(tokens.clone(), None), student.hidden_states(tokens, None));
     let mut pairs = Vec::new();
     for layer in chosen_layers(&teacher, &student) {
         let left = squares(teacher.mixing_matrix(layer, of_teacher[layer].clone(), None));
         let right = squares(student.mixing_matrix(layer, of_student[layer].clone(), None));
         let heads = ends(&(0..left.len()).collect::<Vec<_>>());
-        let pair = |head: usize| MatrixPair { layer, head, teacher: left[head].clone(), student: right[head].clone() };
+        let pair = |head: usize| MatrixPair {
+            layer,
+            head,
+            teacher: left[head].clone(),
+            student: right[head].clone(),
+        };
         pairs.extend(heads.into_iter().map(pair));
     }
     pairs
