@@ -19,7 +19,7 @@ use mamba_ssd_models::{Model, Tokenizer};
 #[command(about = "Compares the mixing matrices of attention and of a Mamba-2 mixer")]
 struct Args {
     /// Folder of a Transformer.
-    #[arg(long, default_value = "examples/teacher")]
+    #[arg(long, default_value = "crates/mamba-ssd-cli/assets/teacher")]
     model: PathBuf,
     /// What it reads.
     #[arg(long, default_value = "Q: Mia has 34 shells. She finds 58 more.")]

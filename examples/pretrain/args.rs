@@ -12,7 +12,7 @@ pub struct Args {
     #[arg(long)]
     pub out: PathBuf,
     /// The tokenizer; see the example of that name.
-    #[arg(long, default_value = "examples/teacher/tokenizer.json")]
+    #[arg(long, default_value = "crates/mamba-ssd-cli/assets/teacher/tokenizer.json")]
     pub tokenizer: PathBuf,
     /// flex, wgpu or cuda.
     #[arg(long, default_value = "flex")]

@@ -9,11 +9,10 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
-use burn::tensor::activation::silu;
 use burn::tensor::module::linear;
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::RmsNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments};
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, silu_gate};
 
 use crate::LlamaConfig;
 
@@ -67,8 +66,8 @@ impl Llama {
 impl LlamaMlp {
     /// `[.. d]` to `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let gate = silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = self.gate_proj.forward(x.clone());
+        self.down_proj.forward(silu_gate(gate, self.up_proj.forward(x)))
     }
 }
 

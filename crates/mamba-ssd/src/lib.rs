@@ -32,6 +32,7 @@
 
 mod backbone;
 pub mod conv;
+mod gate;
 #[cfg(feature = "flex")]
 mod kernels;
 mod mixer;
@@ -41,6 +42,7 @@ mod segments;
 mod ssd;
 
 pub use backbone::{Backbone, State};
+pub use gate::silu_gate;
 pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba2,
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,

@@ -11,8 +11,9 @@
 
 use burn::config::Config;
 use burn::module::{Module, Param};
-use burn::tensor::activation::silu;
 use burn::tensor::{DType, Device, Tensor};
+
+use crate::silu_gate;
 
 /// Configuration of [`RmsNorm`] and [`LayerNorm`].
 #[derive(Config, Debug)]
@@ -103,7 +104,7 @@ impl GatedRmsNorm {
     pub fn forward(&self, y: Tensor<3>, z: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = y.dims();
         let dtype = y.dtype();
-        let gated = y.cast(wide(dtype)) * silu(z.cast(wide(dtype)));
+        let gated = silu_gate(z.cast(wide(dtype)), y.cast(wide(dtype)));
         let grouped = gated.reshape([b, t, self.groups, d / self.groups]);
         let normal = unit_rms(grouped, self.epsilon).reshape([b, t, d]).cast(dtype);
         normal * self.weight.val().unsqueeze()

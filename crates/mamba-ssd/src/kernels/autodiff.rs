@@ -49,6 +49,24 @@ impl<B: KernelOps> Backward<B, 3> for Conv {
     }
 }
 
+#[derive(Debug)]
+struct Gate;
+
+impl<B: KernelOps> Backward<B, 2> for Gate {
+    type State = [NodeId; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let [gate, value] = ops.state.map(|id| checkpointer.retrieve_node_output(id));
+        let (gate, value) = B::gate_backward(gate, value, grad);
+        for (node, gradient) in ops.parents.into_iter().zip([gate, value]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
 const FIRST_ORDER: &str = "burn differentiates once: the gradient of a gradient is not available";
 
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
@@ -109,6 +127,26 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         _reach: IntTensor<Self>,
         _grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        panic!("{FIRST_ORDER}")
+    }
+
+    fn gate_forward(gate: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Gate.prepare::<C>([gate.node(), value.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let ids = [&gate, &value].map(|tensor| prep.checkpoint(tensor));
+                prep.finish(ids, B::gate_forward(gate.into_primitive(), value.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::gate_forward(gate.into_primitive(), value.into_primitive()))
+            }
+        }
+    }
+
+    fn gate_backward(
+        _gate: FloatTensor<Self>,
+        _value: FloatTensor<Self>,
+        _grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         panic!("{FIRST_ORDER}")
     }
 }

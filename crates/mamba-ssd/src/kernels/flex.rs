@@ -7,6 +7,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::conv::Conv;
+use super::gate;
 use super::ops::KernelOps;
 use super::real::Real;
 use super::scan::{Head, HeadGradients};
@@ -92,6 +93,30 @@ impl KernelOps for Flex {
                 FlexTensor::from_data(TensorData::new(window, [b, rows, c])),
                 FlexTensor::from_data(TensorData::new(weight, [c, k])),
                 FlexTensor::from_data(TensorData::new(bias, [c])),
+            )
+        })
+    }
+
+    fn gate_forward(gate: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = gate.layout().shape().clone();
+        let (gate, value) = (gate.to_contiguous(), value.to_contiguous());
+        with_real!(gate, R => {
+            FlexTensor::from_data(TensorData::new(gate::forward::<R>(gate.storage(), value.storage()), shape))
+        })
+    }
+
+    fn gate_backward(
+        gate: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = gate.layout().shape().clone();
+        let (gate, value, grad) = (gate.to_contiguous(), value.to_contiguous(), grad.to_contiguous());
+        with_real!(gate, R => {
+            let (to_gate, to_value) = gate::backward::<R>(gate.storage(), value.storage(), grad.storage());
+            (
+                FlexTensor::from_data(TensorData::new(to_gate, shape.clone())),
+                FlexTensor::from_data(TensorData::new(to_value, shape)),
             )
         })
     }

@@ -7,6 +7,7 @@
 mod autodiff;
 mod conv;
 mod flex;
+mod gate;
 mod ops;
 mod real;
 mod scan;
@@ -62,4 +63,9 @@ pub(crate) fn native_conv1d(
         bias.into_dispatch(),
         reach.into_dispatch(),
     ))
+}
+
+/// `silu(gate) ∘ value`.
+pub(crate) fn native_gate<const D: usize>(gate: Tensor<D>, value: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::gate_forward(gate.into_dispatch(), value.into_dispatch()))
 }

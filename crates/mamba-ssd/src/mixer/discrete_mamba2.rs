@@ -16,13 +16,13 @@
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::{log_sigmoid, silu};
+use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor};
 
 use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
 use crate::norm::wide;
-use crate::{Segments, SsdInput, SsdStep, materialize, step};
+use crate::{Segments, SsdInput, SsdStep, materialize, silu_gate, step};
 
 /// Shapes of a [`DiscreteMamba2`].
 #[derive(Config, Debug)]
@@ -176,7 +176,7 @@ impl DiscreteMamba2 {
             Some(bias) => z + bias.val().unsqueeze(),
             None => z,
         };
-        self.out_proj.forward(y * silu(z))
+        self.out_proj.forward(silu_gate(z, y))
     }
 
     fn scan(&self, input: SsdInput) -> (Tensor<4>, Tensor<4>) {
