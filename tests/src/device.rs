@@ -32,10 +32,15 @@ pub fn backend() -> &'static str {
     }
 }
 
-/// The dtypes that the suites ask for and the device can compute in.
+/// The dtypes that the suites ask for and the device can compute in. On wgpu that is f32: WGSL has no
+/// bf16, and lavapipe reports f64 but its `exp` returns wrong numbers there.
 pub fn dtypes() -> Vec<DType> {
     let device = device();
-    [DType::F64, DType::F32, DType::BF16].into_iter().filter(|&dtype| device.supports_dtype(dtype)).collect()
+    let asked: &[DType] = match backend() {
+        "wgpu" => &[DType::F32],
+        _ => &[DType::F64, DType::F32, DType::BF16],
+    };
+    asked.iter().copied().filter(|&dtype| device.supports_dtype(dtype)).collect()
 }
 
 /// The widest of [`dtypes`]: what a property about the algebra, not about rounding, is checked in.

@@ -6,7 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::{duration, thousands};
 
-const BAR: &str = "{prefix:<10} {bar:28.cyan/dim} {percent:>3} %  {human_pos} of {human_len} tokens  {msg}";
+const BAR: &str =
+    "{prefix:<9} {bar:20.cyan/dim} {percent:>3} %  {human_pos} of {human_len} tokens  {wide_msg}";
 
 /// The bar of one stage.
 #[derive(Debug)]

@@ -52,3 +52,8 @@ pub use ssd::{
     EVALUATIONS, Evaluation, SsdInput, SsdOutput, SsdStep, chunk_scan, materialize, matrix, recurrent, scan,
     segsum, step,
 };
+
+/// The library example of the README, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

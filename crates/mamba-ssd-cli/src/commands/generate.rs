@@ -27,7 +27,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     };
     let mut stream = TextStream::new(&tokenizer);
     generate_one(&model, &prompt, &options, |token| stream.push(token));
-    say("");
+    stream.end_line();
     Ok(())
 }
 
@@ -45,11 +45,12 @@ struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     tokens: Vec<u32>,
     printed: usize,
+    open_line: bool,
 }
 
 impl<'a> TextStream<'a> {
     fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, tokens: Vec::new(), printed: 0 }
+        Self { tokenizer, tokens: Vec::new(), printed: 0, open_line: true }
     }
 
     /// Prints the text that this token completes; false once nobody reads it.
@@ -61,6 +62,14 @@ impl<'a> TextStream<'a> {
         }
         let read = print(text.get(self.printed..).unwrap_or_default());
         self.printed = text.len();
+        self.open_line = !text.ends_with('\n');
         read
+    }
+
+    /// Breaks the line that the text left open.
+    fn end_line(&self) {
+        if self.open_line {
+            say("");
+        }
     }
 }

@@ -27,6 +27,9 @@ pub(crate) fn to_safetensors(model: &Model, dtype: Option<DType>) -> Result<Vec<
 /// Writes `files` into `dir`: all under temporary names first, then each renamed to its own.
 pub(super) fn write_all(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), ModelError> {
     std::fs::create_dir_all(dir).map_err(|source| write_error(dir, source))?;
+    for (name, _) in files {
+        refuse_folder(&dir.join(name))?;
+    }
     let temporary = |name: &str| dir.join(format!(".{name}.{}.tmp", std::process::id()));
     let written = files.iter().try_for_each(|(name, bytes)| write(&temporary(name), bytes));
     let renamed = written
@@ -37,6 +40,14 @@ pub(super) fn write_all(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Model
         }
     }
     renamed
+}
+
+/// A folder in the way would be met after other files were already replaced.
+fn refuse_folder(path: &Path) -> Result<(), ModelError> {
+    if path.is_dir() {
+        return Err(write_error(path, std::io::ErrorKind::IsADirectory.into()));
+    }
+    Ok(())
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {

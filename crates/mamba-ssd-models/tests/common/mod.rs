@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, Mamba2Config, MixerConfig};
@@ -126,8 +127,11 @@ pub fn zoo() -> Vec<(String, Model)> {
 
 fn random(config: ModelConfig) -> Model {
     let device = Device::flex();
+    // The generator belongs to the process: tests that run together would draw from each other's.
+    static DRAWING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _alone = DRAWING.lock().expect("no test panics while it draws");
     device.seed(11);
-    config.init(&device)
+    config.init(&device).materialize()
 }
 
 /// `a` is attention, `m` a discrete Mamba-2 mixer.

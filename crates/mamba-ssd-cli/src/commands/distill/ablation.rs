@@ -7,7 +7,7 @@ use super::describe;
 use super::folder::Trial;
 use super::watch::Bars;
 use super::{Session, interrupted};
-use crate::console::say;
+use crate::console::{say, thousands};
 use crate::summary::{AblationRow, Quality};
 
 /// Trains the students that are not in the record yet. The main run is the first seed's student of all stages.
@@ -16,11 +16,8 @@ use crate::summary::{AblationRow, Quality};
 /// When a run fails or is interrupted; the students that are done are kept.
 pub fn run(session: &mut Session, main: Quality) -> Result<()> {
     let stages = session.folder.recipe.stages.len();
-    say(format_args!(
-        "ablation: {} students on {} tokens each",
-        stages * seeds(session).len(),
-        session.folder.recipe.tokens()
-    ));
+    let (students, tokens) = (stages * seeds(session).len(), thousands(session.folder.recipe.tokens()));
+    say(format_args!("ablation: {students} students on {tokens} tokens each"));
     for first_stage in (0..stages).rev() {
         for seed in seeds(session) {
             let done = |trial: &Trial| trial.first_stage == first_stage && trial.seed == seed;

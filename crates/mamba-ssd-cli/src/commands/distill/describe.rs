@@ -30,6 +30,16 @@ pub fn quality(quality: &Quality) -> String {
     format!("perplexity {:.3}{}", quality.ppl, accuracy.unwrap_or_default())
 }
 
+/// An answer on one line of a terminal.
+pub fn shortened(answer: &str) -> String {
+    const LONGEST: usize = 120;
+    let line = answer.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line,
+    }
+}
+
 /// What the conversion did, in one line; `mamba-ssd convert --dry-run` shows all of it.
 pub fn conversion(report: &ConversionReport) -> String {
     let count = |action| thousands(report.count(action));

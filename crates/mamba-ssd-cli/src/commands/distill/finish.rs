@@ -1,6 +1,7 @@
 //! The end of a run: student, summary and report on disk; table, answers and paths on the terminal.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use burn::module::Module;
@@ -9,7 +10,7 @@ use mamba_ssd_eval::problems::Problem;
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::{METRICS, StageReport, read_metrics};
 
-use super::folder::Examination;
+use super::folder::{Examination, RECIPE};
 use super::{Session, ablation, describe, pictures};
 use crate::console::say;
 use crate::files;
@@ -64,28 +65,35 @@ pub fn print_results(session: &Session, summary: &Summary) {
     if !summary.ablation.is_empty() {
         say(format_args!("\n{}", ablation_table(summary)));
     }
-    for sample in &summary.samples {
-        let mark = |correct| if correct { "right" } else { "wrong" };
-        say(format_args!("\n{} [{}]", sample.question, sample.answer));
-        say(format_args!("  teacher ({})  {}", mark(sample.teacher_correct), sample.teacher.trim()));
-        say(format_args!("  student ({})  {}", mark(sample.student_correct), sample.student.trim()));
-    }
-    let folder = session.folder.path();
+    summary.samples.iter().for_each(print_sample);
+    print_paths(session.folder.path());
+    let question = summary.samples.first().map_or("...", |sample| &sample.question);
+    let student = session.folder.path().join(STUDENT);
+    say(format_args!("\ntry      mamba-ssd generate --model {} --prompt \"{question}\"", student.display()));
+}
+
+fn print_sample(sample: &Sample) {
+    let line = |who: &str, text: &str, correct: bool| {
+        let mark = if correct { "right" } else { "wrong" };
+        say(format_args!("  {who} ({mark})  {}", describe::shortened(text)));
+    };
+    say(format_args!("\n{} [{}]", sample.question, sample.answer));
+    line("teacher", &sample.teacher, sample.teacher_correct);
+    line("student", &sample.student, sample.student_correct);
+}
+
+fn print_paths(folder: &Path) {
     say("");
-    for (what, name) in [
+    let files = [
         ("student", STUDENT),
         ("report", REPORT),
         ("summary", SUMMARY),
         ("metrics", METRICS),
-        ("recipe", "recipe.toml"),
-    ] {
+        ("recipe", RECIPE),
+    ];
+    for (what, name) in files {
         say(format_args!("{what:<8} {}", folder.join(name).display()));
     }
-    let question = summary.samples.first().map_or("...", |sample| &sample.question);
-    say(format_args!(
-        "\ntry      mamba-ssd generate --model {} --prompt \"{question}\"",
-        folder.join(STUDENT).display()
-    ));
 }
 
 fn summarise(session: &Session, student: &Model, stages: &[StageReport]) -> Result<Summary> {

@@ -18,7 +18,8 @@ use crate::args::DistillArgs;
 use crate::files::{self, OutputFolder};
 use crate::summary::Quality;
 
-const RECIPE: &str = "recipe.toml";
+/// The resolved recipe.
+pub const RECIPE: &str = "recipe.toml";
 const RECORD: &str = "run.json";
 const PRESET: &str = "demo";
 const RUNS: &str = "runs";
