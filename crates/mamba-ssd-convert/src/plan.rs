@@ -80,6 +80,9 @@ pub struct ConversionPlan {
     pub n_heads: Option<usize>,
     /// Tokens per chunk of the scan; 128 when absent.
     pub chunk_size: Option<usize>,
+    /// Whether the mixers' projections have biases. Only then can a decay start anywhere but at 1/2:
+    /// the heads' spans are spread from 8 to 256 tokens.
+    pub bias: bool,
     /// Seed of the random weights. Every layer draws from a stream of its own.
     pub seed: u64,
 }
@@ -118,7 +121,7 @@ impl ConversionPlan {
         let config = DiscreteMamba2Config::new(attention.d_model, n_heads, d_state);
         let expand = (width / attention.d_model).max(1);
         let chunk_size = self.chunk_size.unwrap_or(config.chunk_size);
-        config.with_expand(expand).with_chunk_size(chunk_size)
+        config.with_expand(expand).with_chunk_size(chunk_size).with_bias(self.bias)
     }
 
     /// Converts one layer of a model of `n_layers`.
