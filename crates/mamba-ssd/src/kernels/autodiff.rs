@@ -67,7 +67,7 @@ impl<B: KernelOps> Backward<B, 2> for Gate {
     }
 }
 
-const FIRST_ORDER: &str = "burn differentiates once: the gradient of a gradient is not available";
+pub(super) const FIRST_ORDER: &str = "burn differentiates once: the gradient of a gradient is not available";
 
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     fn ssd_forward(

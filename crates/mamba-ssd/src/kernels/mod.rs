@@ -10,12 +10,16 @@ mod flex;
 mod gate;
 mod ops;
 mod real;
+mod rms;
+mod rows;
 mod scan;
+mod softmax;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use ops::KernelOps;
+pub(crate) use rows::{native_causal_softmax, native_rms_norm};
 
 use crate::ssd::{Prepared, SsdInput, SsdOutput, groups_to_heads};
 
