@@ -83,7 +83,7 @@ impl Real for f64 {
 
     #[inline(always)]
     fn of(value: f64) -> Self {
-        value as f64
+        value
     }
 
     #[inline(always)]
