@@ -9,9 +9,8 @@ use super::{SsdInput, SsdOutput, chunk_scan};
 ///
 /// If `chunk` is 0.
 pub fn scan(input: SsdInput, chunk: usize) -> SsdOutput {
-    #[cfg(feature = "flex")]
-    if crate::kernels::available(&input.x.device(), crate::norm::wide(input.x.dtype())) {
-        return crate::kernels::native_scan(input);
-    }
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    return crate::kernels::native_scan(input).unwrap_or_else(|input| chunk_scan(input, chunk));
+    #[cfg(not(any(feature = "flex", feature = "cube")))]
     chunk_scan(input, chunk)
 }
