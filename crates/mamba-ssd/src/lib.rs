@@ -33,7 +33,7 @@
 mod backbone;
 pub mod conv;
 mod gate;
-#[cfg(feature = "flex")]
+#[cfg(any(feature = "flex", feature = "cube"))]
 mod kernels;
 mod mixer;
 pub mod norm;
@@ -44,6 +44,9 @@ mod ssd;
 
 pub use backbone::{Backbone, State};
 pub use gate::silu_gate;
+#[cfg(feature = "cube")]
+#[doc(hidden)]
+pub use kernels::emulate_tensor_cores;
 pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba2,
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,

@@ -1,94 +1,87 @@
-//! The kernels under automatic differentiation: forward natively, backward by the native reverse.
+//! SSD under automatic differentiation: forward natively, backward by the native reverse.
 
-use burn::backend::Autodiff;
 use burn::backend::autodiff::{
     NodeId,
     checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
     grads::Gradients,
     ops::{Backward, Ops, OpsKind},
 };
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::{Device, FloatTensor};
+use burn::backend::{Autodiff, TensorMetadata};
+use burn::tensor::{DType, Shape};
 
-use super::ops::KernelOps;
+use super::ops::SsdOps;
+
+/// The outputs' share of the gradients. The final state is another node with its own share: the map is
+/// linear in the pair of cotangents, and most losses read only one of the two results.
+#[derive(Debug)]
+struct Outputs;
 
 #[derive(Debug)]
-struct Ssd;
+struct FinalState;
 
-impl<B: KernelOps> Backward<B, 5> for Ssd {
-    type State = [NodeId; 5];
+/// Checkpointed inputs, and the shape and dtype of the result that the other node reads.
+type Saved<B> = ([NodeId; 5], Shape, DType, Device<B>);
+
+impl<B: SsdOps> Backward<B, 5> for Outputs {
+    type State = Saved<B>;
 
     fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
-        let [x, log_a, b, c, state] = ops.state.map(|id| checkpointer.retrieve_node_output(id));
-        let (x, log_a, b, c, state) = B::ssd_backward(x, log_a, b, c, state, grad);
-        for (node, gradient) in ops.parents.into_iter().zip([x, log_a, b, c, state]) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, gradient);
-            }
-        }
+        let dy = grads.consume::<B>(&ops.node);
+        let none = zeros::<B>(&ops.state);
+        pull_back::<B>(ops, [dy, none], grads, checkpointer);
     }
 }
 
-#[derive(Debug)]
-struct Conv;
+impl<B: SsdOps> Backward<B, 5> for FinalState {
+    type State = Saved<B>;
 
-impl<B: KernelOps> Backward<B, 3> for Conv {
-    type State = (NodeId, NodeId, IntTensor<B>);
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
-        let (window, weight, reach) = ops.state;
-        let window: FloatTensor<B> = checkpointer.retrieve_node_output(window);
-        let weight: FloatTensor<B> = checkpointer.retrieve_node_output(weight);
-        let (window, weight, bias) = B::conv_backward(window, weight, reach, grad);
-        for (node, gradient) in ops.parents.into_iter().zip([window, weight, bias]) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, gradient);
-            }
-        }
+    fn backward(self, ops: Ops<Self::State, 5>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let dstate = grads.consume::<B>(&ops.node);
+        let none = zeros::<B>(&ops.state);
+        pull_back::<B>(ops, [none, dstate], grads, checkpointer);
     }
 }
 
-#[derive(Debug)]
-struct Gate;
+/// The cotangent of the result that the other node reads.
+fn zeros<B: SsdOps>((_, shape, dtype, device): &Saved<B>) -> FloatTensor<B> {
+    B::float_zeros(shape.clone(), device, (*dtype).into())
+}
 
-impl<B: KernelOps> Backward<B, 2> for Gate {
-    type State = [NodeId; 2];
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let grad = grads.consume::<B>(&ops.node);
-        let [gate, value] = ops.state.map(|id| checkpointer.retrieve_node_output(id));
-        let (gate, value) = B::gate_backward(gate, value, grad);
-        for (node, gradient) in ops.parents.into_iter().zip([gate, value]) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, gradient);
-            }
+fn pull_back<B: SsdOps>(
+    ops: Ops<Saved<B>, 5>,
+    [dy, dstate]: [FloatTensor<B>; 2],
+    grads: &mut Gradients,
+    checkpointer: &mut Checkpointer,
+) {
+    let [x, log_a, b, c, state] = ops.state.0.map(|id| checkpointer.retrieve_node_output(id));
+    let (x, log_a, b, c, state) = B::ssd_backward(x, log_a, b, c, state, dy, dstate);
+    for (node, gradient) in ops.parents.into_iter().zip([x, log_a, b, c, state]) {
+        if let Some(node) = node {
+            grads.register::<B>(node.id, gradient);
         }
     }
 }
 
 pub(super) const FIRST_ORDER: &str = "burn differentiates once: the gradient of a gradient is not available";
 
-impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
+impl<B: SsdOps, C: CheckpointStrategy> SsdOps for Autodiff<B, C> {
     fn ssd_forward(
         x: FloatTensor<Self>,
         log_a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
         state: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let nodes = [x.node(), log_a.node(), b.node(), c.node(), state.node()];
-        match Ssd.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let ids = [&x, &log_a, &b, &c, &state].map(|tensor| prep.checkpoint(tensor));
-                let [x, log_a, b, c, state] = [x, log_a, b, c, state].map(|tensor| tensor.into_primitive());
-                prep.finish(ids, B::ssd_forward(x, log_a, b, c, state))
-            }
-            OpsKind::UnTracked(prep) => {
-                let [x, log_a, b, c, state] = [x, log_a, b, c, state].map(|tensor| tensor.into_primitive());
-                prep.finish(B::ssd_forward(x, log_a, b, c, state))
-            }
-        }
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = [x, log_a, b, c, state];
+        let nodes = || inputs.each_ref().map(|tensor| tensor.node());
+        let outputs = Outputs.prepare::<C>(nodes()).compute_bound().stateful();
+        let last = FinalState.prepare::<C>(nodes()).compute_bound().stateful();
+        let [x, log_a, b, c, state] = inputs.each_ref().map(|tensor| tensor.clone().into_primitive());
+        let (y, state) = B::ssd_forward(x, log_a, b, c, state);
+        let saved = |other: &FloatTensor<B>| (other.shape(), other.dtype(), other.device());
+        let (of_y, of_state) = (saved(&y), saved(&state));
+        (track(outputs, &inputs, of_state, y), track(last, &inputs, of_y, state))
     }
 
     fn ssd_backward(
@@ -97,56 +90,25 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         _b: FloatTensor<Self>,
         _c: FloatTensor<Self>,
         _state: FloatTensor<Self>,
-        _grad: FloatTensor<Self>,
+        _dy: FloatTensor<Self>,
+        _dstate: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         panic!("{FIRST_ORDER}")
     }
+}
 
-    fn conv_forward(
-        window: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        reach: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        match Conv.prepare::<C>([window.node(), weight.node(), bias.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let state = (prep.checkpoint(&window), prep.checkpoint(&weight), reach.clone());
-                let [window, weight, bias] = [window, weight, bias].map(|tensor| tensor.into_primitive());
-                prep.finish(state, B::conv_forward(window, weight, bias, reach))
-            }
-            OpsKind::UnTracked(prep) => {
-                let [window, weight, bias] = [window, weight, bias].map(|tensor| tensor.into_primitive());
-                prep.finish(B::conv_forward(window, weight, bias, reach))
-            }
+/// Registers `result` as the output of a prepared operation on `inputs`.
+fn track<B: SsdOps, C: CheckpointStrategy, O: Backward<B, 5, State = Saved<B>>>(
+    kind: OpsKind<O, B, Saved<B>, C, 5>,
+    inputs: &[FloatTensor<Autodiff<B, C>>; 5],
+    (shape, dtype, device): (Shape, DType, Device<B>),
+    result: FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    match kind {
+        OpsKind::Tracked(mut prep) => {
+            let ids = inputs.each_ref().map(|tensor| prep.checkpoint(tensor));
+            prep.finish((ids, shape, dtype, device), result)
         }
-    }
-
-    fn conv_backward(
-        _window: FloatTensor<Self>,
-        _weight: FloatTensor<Self>,
-        _reach: IntTensor<Self>,
-        _grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        panic!("{FIRST_ORDER}")
-    }
-
-    fn gate_forward(gate: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Gate.prepare::<C>([gate.node(), value.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(mut prep) => {
-                let ids = [&gate, &value].map(|tensor| prep.checkpoint(tensor));
-                prep.finish(ids, B::gate_forward(gate.into_primitive(), value.into_primitive()))
-            }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::gate_forward(gate.into_primitive(), value.into_primitive()))
-            }
-        }
-    }
-
-    fn gate_backward(
-        _gate: FloatTensor<Self>,
-        _value: FloatTensor<Self>,
-        _grad: FloatTensor<Self>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        panic!("{FIRST_ORDER}")
+        OpsKind::UnTracked(prep) => prep.finish(result),
     }
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::conv::Conv;
 use super::gate;
-use super::ops::KernelOps;
+use super::ops::{KernelOps, SsdOps};
 use super::real::Real;
 use super::scan::{Head, HeadGradients};
 
@@ -30,20 +30,16 @@ macro_rules! with_real {
 }
 pub(super) use with_real;
 
-impl KernelOps for Flex {
+impl SsdOps for Flex {
     fn ssd_forward(
         x: FloatTensor<Self>,
         log_a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
         state: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = Scan::contiguous([&x, &log_a, &b, &c, &state]);
-        with_real!(x, R => {
-            let flat = tensors.forward(tensors.arrays::<R>());
-            let length = flat.len();
-            FlexTensor::from_data(TensorData::new(flat, [length]))
-        })
+        with_real!(x, R => tensors.forward(tensors.arrays::<R>()))
     }
 
     fn ssd_backward(
@@ -52,13 +48,16 @@ impl KernelOps for Flex {
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
         state: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        dstate: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let tensors = Scan::contiguous([&x, &log_a, &b, &c, &state]);
-        let grad = grad.to_contiguous();
-        with_real!(x, R => tensors.backward(tensors.arrays::<R>(), grad.storage::<R>()))
+        let (dy, dstate) = (dy.to_contiguous(), dstate.to_contiguous());
+        with_real!(x, R => tensors.backward(tensors.arrays::<R>(), dy.storage::<R>(), dstate.storage::<R>()))
     }
+}
 
+impl KernelOps for Flex {
     fn conv_forward(
         window: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -137,6 +136,7 @@ struct Scan {
     batch: usize,
     t: usize,
     heads: usize,
+    groups: usize,
     p: usize,
     n: usize,
 }
@@ -144,8 +144,8 @@ struct Scan {
 impl Scan {
     fn contiguous(tensors: [&FlexTensor; 5]) -> Self {
         let [batch, t, heads, p] = tensors[0].layout().shape().dims::<4>();
-        let [.., n] = tensors[2].layout().shape().dims::<4>();
-        Self { tensors: tensors.map(FlexTensor::to_contiguous), batch, t, heads, p, n }
+        let [.., groups, n] = tensors[2].layout().shape().dims::<4>();
+        Self { tensors: tensors.map(FlexTensor::to_contiguous), batch, t, heads, groups, p, n }
     }
 
     fn arrays<R: burn::tensor::Element + bytemuck::Pod>(&self) -> [&[R]; 5] {
@@ -155,25 +155,43 @@ impl Scan {
     fn head<'a, R>(&self, [x, log_a, b, c, _]: [&'a [R]; 5], index: usize) -> Head<'a, R> {
         let (batch, head) = (index / self.heads, index % self.heads);
         let first = batch * self.t * self.heads + head;
-        Head { x, log_a, b, c, t: self.t, heads: self.heads, first, p: self.p, n: self.n }
+        let first_group = batch * self.t * self.groups + head / (self.heads / self.groups);
+        let (heads, groups) = (self.heads, self.groups);
+        Head { x, log_a, b, c, t: self.t, heads, groups, first, first_group, p: self.p, n: self.n }
     }
 
     fn per_head<T: Send>(&self, run: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
         (0..self.batch * self.heads).into_par_iter().map(run).collect()
     }
 
-    /// Lays per-head rows `[t width]` out as `[b t h width]`, at the end of `to`.
-    fn interleave<'a, R: Real + 'a>(&self, to: &mut Vec<R>, width: usize, of: impl Fn(usize) -> &'a [R]) {
+    /// Lays per-head rows `[t width]` out as `[b t h width]`.
+    fn interleave<'a, R: Real + 'a>(&self, width: usize, of: impl Fn(usize) -> &'a [R]) -> Vec<R> {
+        let mut flat = Vec::with_capacity(self.batch * self.t * self.heads * width);
         for batch in 0..self.batch {
             for t in 0..self.t {
                 for head in 0..self.heads {
-                    to.extend_from_slice(&of(batch * self.heads + head)[t * width..][..width]);
+                    flat.extend_from_slice(&of(batch * self.heads + head)[t * width..][..width]);
                 }
             }
         }
+        flat
     }
 
-    fn forward<R: Real>(&self, arrays: [&[R]; 5]) -> Vec<R> {
+    /// Adds per-head rows `[t n]` of each group up to `[b t g n]`.
+    fn add_up_groups<'a, R: Real + 'a>(&self, of: impl Fn(usize) -> &'a [R]) -> Vec<R> {
+        let (n, share) = (self.n, self.heads / self.groups);
+        let mut flat = vec![R::default(); self.batch * self.t * self.groups * n];
+        for (i, row) in flat.chunks_exact_mut(n).enumerate() {
+            let (batch, t, group) = (i / self.groups / self.t, i / self.groups % self.t, i % self.groups);
+            for head in group * share..(group + 1) * share {
+                let from = &of(batch * self.heads + head)[t * n..][..n];
+                row.iter_mut().zip(from).for_each(|(to, from)| *to += *from);
+            }
+        }
+        flat
+    }
+
+    fn forward<R: Real + burn::tensor::Element>(&self, arrays: [&[R]; 5]) -> (FlexTensor, FlexTensor) {
         let size = self.p * self.n;
         let outputs = self.per_head(|index| {
             let mut state = arrays[4][index * size..][..size].to_vec();
@@ -181,19 +199,18 @@ impl Scan {
             pulp::Arch::new().dispatch(|| self.head(arrays, index).forward(&mut state, &mut y));
             (y, state)
         });
-        let mut flat = Vec::with_capacity(arrays[0].len() + arrays[4].len());
-        self.interleave(&mut flat, self.p, |index| &outputs[index].0);
-        outputs.iter().for_each(|(_, state)| flat.extend_from_slice(state));
-        flat
+        let y = self.interleave(self.p, |index| &outputs[index].0);
+        let state = outputs.iter().flat_map(|(_, state)| state.iter().copied()).collect();
+        (self.tensor(y, [self.heads, self.p]), self.state(state))
     }
 
     fn backward<R: Real + burn::tensor::Element>(
         &self,
         arrays: [&[R]; 5],
-        grad: &[R],
+        dy: &[R],
+        dstate: &[R],
     ) -> (FlexTensor, FlexTensor, FlexTensor, FlexTensor, FlexTensor) {
         let size = self.p * self.n;
-        let (dy, dstate) = grad.split_at(arrays[0].len());
         let heads: Vec<(HeadGradients<R>, Vec<R>)> = self.per_head(|index| {
             let mut carried = dstate[index * size..][..size].to_vec();
             let initial = &arrays[4][index * size..][..size];
@@ -201,21 +218,23 @@ impl Scan {
                 pulp::Arch::new().dispatch(|| self.head(arrays, index).backward(initial, dy, &mut carried));
             (gradients, carried)
         });
-        let gather = |width: usize, of: fn(&HeadGradients<R>) -> &[R]| {
-            let mut flat = Vec::with_capacity(self.batch * self.t * self.heads * width);
-            self.interleave(&mut flat, width, |index| of(&heads[index].0));
-            flat
-        };
-        let (b, t, h) = (self.batch, self.t, self.heads);
-        let tensor = |flat: Vec<R>, width| FlexTensor::from_data(TensorData::new(flat, [b, t, h, width]));
-        let log_a = gather(1, |head| &head.log_a);
-        let state: Vec<R> = heads.iter().flat_map(|(_, carried)| carried.iter().copied()).collect();
+        let log_a = self.interleave(1, |index| &heads[index].0.log_a);
+        let state = heads.iter().flat_map(|(_, carried)| carried.iter().copied()).collect();
+        let shared = [self.groups, self.n];
         (
-            tensor(gather(self.p, |head| &head.x), self.p),
-            FlexTensor::from_data(TensorData::new(log_a, [b, t, h])),
-            tensor(gather(self.n, |head| &head.b), self.n),
-            tensor(gather(self.n, |head| &head.c), self.n),
-            FlexTensor::from_data(TensorData::new(state, [b, h, self.p, self.n])),
+            self.tensor(self.interleave(self.p, |index| &heads[index].0.x), [self.heads, self.p]),
+            FlexTensor::from_data(TensorData::new(log_a, [self.batch, self.t, self.heads])),
+            self.tensor(self.add_up_groups(|index| &heads[index].0.b), shared),
+            self.tensor(self.add_up_groups(|index| &heads[index].0.c), shared),
+            self.state(state),
         )
+    }
+
+    fn tensor<R: burn::tensor::Element>(&self, flat: Vec<R>, [heads, width]: [usize; 2]) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(flat, [self.batch, self.t, heads, width]))
+    }
+
+    fn state<R: burn::tensor::Element>(&self, flat: Vec<R>) -> FlexTensor {
+        FlexTensor::from_data(TensorData::new(flat, [self.batch, self.heads, self.p, self.n]))
     }
 }

@@ -1,60 +1,104 @@
-//! Native kernels: further evaluations of the same functions, chosen by device.
+//! Native kernels: further evaluations of the same functions, chosen by device and dtype.
 //!
 //! The tensor-op forms in [`crate::ssd`] and [`crate::conv`] run everywhere and stay as oracle and
-//! fallback. Here are the same maps with their gradients as single operations of the Flex (CPU)
-//! backend, plugged into burn as a backend extension.
+//! fallback. Here are the same maps with their gradients as single operations, plugged into burn as
+//! backend extensions: on the Flex (CPU) backend SSD, the convolution and the gate; on every CubeCL
+//! backend SSD.
 
 mod autodiff;
+#[cfg(feature = "flex")]
+mod autodiff_layers;
+#[cfg(feature = "flex")]
 mod conv;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "flex")]
 mod gate;
 mod ops;
+#[cfg(feature = "flex")]
 mod real;
+#[cfg(feature = "flex")]
 mod rms;
+#[cfg(feature = "flex")]
 mod rows;
+#[cfg(feature = "flex")]
 mod scan;
+#[cfg(feature = "flex")]
 mod softmax;
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::Tensor;
+#[cfg(feature = "flex")]
+use burn::tensor::{DType, Device, Int};
 
+#[cfg(feature = "flex")]
 use ops::KernelOps;
+use ops::SsdOps;
+#[cfg(feature = "flex")]
 pub(crate) use rows::{native_causal_softmax, native_rms_norm};
 
-use crate::ssd::{Prepared, SsdInput, SsdOutput, groups_to_heads};
+#[cfg(feature = "cube")]
+pub use cube::emulate_tensor_cores;
 
-/// Whether the native kernels run on `device` in `dtype`.
-pub(crate) fn available(device: &Device, dtype: DType) -> bool {
-    let inner = device.clone().inner();
-    matches!(inner.as_dispatch(), DispatchDevice::Flex(_)) && matches!(dtype, DType::F32 | DType::F64)
+use crate::ssd::{Prepared, SsdInput, SsdOutput};
+
+/// Where the native kernels of a device compute, and in what.
+enum Native {
+    /// On the CPU: everything in the dtype of the state.
+    #[cfg(feature = "flex")]
+    Wide,
+    /// On a CubeCL device: values and projections as they come, sums and states in f32.
+    #[cfg(feature = "cube")]
+    Mixed,
 }
 
-/// The recurrence as one pass over tokens per batch row and head, in vectorised native code.
-///
-/// # Panics
-///
-/// If the input is not on the Flex backend.
-pub(crate) fn native_scan(input: SsdInput) -> SsdOutput {
-    let Prepared { x, log_a, b, c, state, dtype } = input.prepare();
-    let [batch, t, h, p] = x.dims();
-    let n = b.dims()[3];
-    let b = groups_to_heads::<4, 5>(b, h, 2);
-    let c = groups_to_heads::<4, 5>(c, h, 2);
-    let joined = Tensor::<1>::from_dispatch(Dispatch::ssd_forward(
+impl Native {
+    fn of(input: &SsdInput) -> Option<Self> {
+        match input.x.device().inner().as_dispatch() {
+            #[cfg(feature = "flex")]
+            DispatchDevice::Flex(_) => Some(Self::Wide),
+            #[cfg(feature = "cube")]
+            DispatchDevice::Cube(device) => {
+                cube::fits(&device.client(), input.x.dtype(), input.x.dims()[3], input.b.dims()[3])
+                    .then_some(Self::Mixed)
+            }
+            #[allow(unreachable_patterns)] // other backends that a program may compile in
+            _ => None,
+        }
+    }
+}
+
+/// SSD by the native kernel of the input's device, if it has one.
+pub(crate) fn native_scan(input: &SsdInput) -> Option<SsdOutput> {
+    let prepared = match Native::of(input)? {
+        #[cfg(feature = "flex")]
+        Native::Wide => input.clone().prepare(),
+        #[cfg(feature = "cube")]
+        Native::Mixed => input.clone().fold_borders(),
+    };
+    let Prepared { x, log_a, b, c, state, dtype } = prepared;
+    let (y, state) = Dispatch::ssd_forward(
         x.into_dispatch(),
         log_a.into_dispatch(),
         b.into_dispatch(),
         c.into_dispatch(),
         state.into_dispatch(),
-    ));
-    let outputs = batch * t * h * p;
-    let y = joined.clone().narrow(0, 0, outputs).reshape([batch, t, h, p]);
-    let state = joined.narrow(0, outputs, batch * h * p * n).reshape([batch, h, p, n]);
-    SsdOutput { y: y.cast(dtype), state }
+    );
+    Some(SsdOutput { y: Tensor::<4>::from_dispatch(y).cast(dtype), state: Tensor::from_dispatch(state) })
+}
+
+/// Whether the convolution and the gate have native kernels on `device` in `dtype`.
+#[cfg(feature = "flex")]
+pub(crate) fn available(device: &Device, dtype: DType) -> bool {
+    let inner = device.clone().inner();
+    matches!(inner.as_dispatch(), DispatchDevice::Flex(_)) && matches!(dtype, DType::F32 | DType::F64)
 }
 
 /// The causal convolution of `window [b k-1+t c]`, where token `[b, t]` may look back `reach[b, t]`
 /// tokens.
+#[cfg(feature = "flex")]
 pub(crate) fn native_conv1d(
     window: Tensor<3>,
     weight: Tensor<2>,
@@ -70,6 +114,7 @@ pub(crate) fn native_conv1d(
 }
 
 /// `silu(gate) ∘ value`.
+#[cfg(feature = "flex")]
 pub(crate) fn native_gate<const D: usize>(gate: Tensor<D>, value: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::gate_forward(gate.into_dispatch(), value.into_dispatch()))
 }

@@ -1,32 +1,52 @@
 //! The operations that a backend may implement natively.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
+#[cfg(feature = "flex")]
+use burn::backend::tensor::IntTensor;
 use burn::backend::{Backend, backend_extension};
 
-/// Native forms of this crate's maps.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
-pub trait KernelOps: Backend {
-    /// `x [b t h p]`, `log_a [b t h]`, `b` and `c [b t h n]`, `state [b h p n]` to the outputs
-    /// `[b t h p]` followed by the final state `[b h p n]`, flat.
+/// The SSD map as one operation, with its gradients.
+///
+/// `x [b t h p]`, `b` and `c [b t g n]` are of one dtype; `log_a [b t h]` and `state [b h p n]` are of
+/// the dtype that states are kept in.
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion")
+)]
+pub trait SsdOps: Backend {
+    /// Outputs `[b t h p]` in the dtype of `x`, and the final state `[b h p n]`.
+    #[fusion(meta = |x, _log_a, _b, _c, state| (x.clone(), state.clone()))]
     fn ssd_forward(
         x: FloatTensor<Self>,
         log_a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
         state: FloatTensor<Self>,
-    ) -> FloatTensor<Self>;
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// Gradients of the five inputs of [`KernelOps::ssd_forward`], given that of its result.
+    /// Gradients of the five inputs of [`SsdOps::ssd_forward`], given those of its two results.
     #[allow(clippy::type_complexity)] // an operation of burn takes and returns tensors one by one
+    #[allow(clippy::too_many_arguments)]
+    #[fusion(meta = |x, log_a, b, c, state, _dy, _dstate| {
+        (x.clone(), log_a.clone(), b.clone(), c.clone(), state.clone())
+    })]
     fn ssd_backward(
         x: FloatTensor<Self>,
         log_a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
         state: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        dstate: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
 
+/// Native forms of the maps beside SSD.
+#[cfg(feature = "flex")]
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
+pub trait KernelOps: Backend {
     /// `window [b k-1+t c]`, `weight [c k]`, `bias [c]`, `reach [b t]` to `[b t c]`.
     fn conv_forward(
         window: FloatTensor<Self>,

@@ -16,7 +16,7 @@ use super::real::{LANES, Real, total};
 /// Tokens whose states are held at once during the reverse pass.
 const BLOCK: usize = 16;
 
-/// Where one head's tokens lie in `[b t h *]` arrays.
+/// Where one head's tokens lie in `[b t h *]` arrays, and its group's in `[b t g *]` arrays.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a, R> {
     pub x: &'a [R],
@@ -25,8 +25,11 @@ pub(super) struct Head<'a, R> {
     pub c: &'a [R],
     pub t: usize,
     pub heads: usize,
+    pub groups: usize,
     /// Index of the head's first token, counted in heads: `batch · t · heads + head`.
     pub first: usize,
+    /// Index of its group's first token, counted in groups.
+    pub first_group: usize,
     pub p: usize,
     pub n: usize,
 }
@@ -38,8 +41,14 @@ impl<'a, R: Real> Head<'a, R> {
     }
 
     #[inline(always)]
-    fn row(&self, array: &'a [R], t: usize, width: usize) -> &'a [R] {
-        &array[self.at(t) * width..][..width]
+    fn values(&self, t: usize) -> &'a [R] {
+        &self.x[self.at(t) * self.p..][..self.p]
+    }
+
+    /// Of `b` or `c`.
+    #[inline(always)]
+    fn projection(&self, array: &'a [R], t: usize) -> &'a [R] {
+        &array[(self.first_group + t * self.groups) * self.n..][..self.n]
     }
 
     #[inline(always)]
@@ -51,8 +60,7 @@ impl<'a, R: Real> Head<'a, R> {
     #[inline(always)]
     pub fn forward(&self, state: &mut [R], y: &mut [R]) {
         for t in 0..self.t {
-            let (x, b, c) =
-                (self.row(self.x, t, self.p), self.row(self.b, t, self.n), self.row(self.c, t, self.n));
+            let (x, b, c) = (self.values(t), self.projection(self.b, t), self.projection(self.c, t));
             let decay = self.decay(t);
             for (i, row) in state.chunks_exact_mut(self.n).enumerate() {
                 y[t * self.p + i] = advance_and_read(row, decay, x[i], b, c);
@@ -62,7 +70,7 @@ impl<'a, R: Real> Head<'a, R> {
 
     #[inline(always)]
     fn advance(&self, t: usize, from: &[R], to: &mut [R]) {
-        let (x, b) = (self.row(self.x, t, self.p), self.row(self.b, t, self.n));
+        let (x, b) = (self.values(t), self.projection(self.b, t));
         let decay = self.decay(t);
         let rows = from.chunks_exact(self.n).zip(to.chunks_exact_mut(self.n));
         for ((from, to), x) in rows.zip(x) {
@@ -116,8 +124,8 @@ impl<'a, R: Real> Head<'a, R> {
     #[inline(always)]
     fn reverse_token(&self, t: usize, states: &[R], dy: &[R], carried: &mut [R], to: &mut HeadGradients<R>) {
         let (p, n) = (self.p, self.n);
-        let (x, b, c) = (self.row(self.x, t, p), self.row(self.b, t, n), self.row(self.c, t, n));
-        let dy = self.row_of(dy, t, p);
+        let (x, b, c) = (self.values(t), self.projection(self.b, t), self.projection(self.c, t));
+        let dy = &dy[self.at(t) * p..][..p];
         let decay = self.decay(t);
         let (before, after) = states.split_at(p * n);
         let (db, dc) = (&mut to.b[t * n..][..n], &mut to.c[t * n..][..n]);
@@ -136,11 +144,6 @@ impl<'a, R: Real> Head<'a, R> {
             }
         }
         to.log_a[t] = decay * along_decay;
-    }
-
-    #[inline(always)]
-    fn row_of<'b>(&self, array: &'b [R], t: usize, width: usize) -> &'b [R] {
-        &array[self.at(t) * width..][..width]
     }
 }
 

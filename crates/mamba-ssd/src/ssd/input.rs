@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Tensor, assert_shape};
 
 use crate::Segments;
+use crate::norm::wide;
 
 /// Log decay that erases the state: `exp` of it is exactly 0 in every dtype, and sums of it stay
 /// finite, so no `inf - inf` can arise.
@@ -73,20 +74,26 @@ impl SsdInput {
     /// Casts to the dtype that decays and states are computed in, and turns document borders into
     /// decays of zero: after this an evaluation need not know about dtypes or segments.
     pub(crate) fn prepare(self) -> Prepared {
+        let wide = wide(self.x.dtype());
+        let input = self.fold_borders();
+        Prepared { x: input.x.cast(wide), b: input.b.cast(wide), c: input.c.cast(wide), ..input }
+    }
+
+    /// As [`SsdInput::prepare`], but values and projections stay in the dtype of `x`.
+    pub(crate) fn fold_borders(self) -> Prepared {
         let dtype = self.x.dtype();
-        let wide = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
-        let log_a = erase_at_borders(self.log_a.cast(wide), self.segments.as_ref());
+        let log_a = erase_at_borders(self.log_a.cast(wide(dtype)), self.segments.as_ref());
         let [b, _, h, p] = self.x.dims();
         let n = self.b.dims()[3];
         let state = match self.state {
-            Some(state) => state.cast(wide),
-            None => Tensor::zeros([b, h, p, n], (&self.x.device(), wide)),
+            Some(state) => state.cast(wide(dtype)),
+            None => Tensor::zeros([b, h, p, n], (&self.x.device(), wide(dtype))),
         };
-        Prepared { x: self.x.cast(wide), log_a, b: self.b.cast(wide), c: self.c.cast(wide), state, dtype }
+        Prepared { x: self.x, log_a, b: self.b.cast(dtype), c: self.c.cast(dtype), state, dtype }
     }
 }
 
-/// An input in its working dtype, with the borders of documents folded into the decays.
+/// An input for an evaluation, with the borders of documents folded into the decays.
 pub(crate) struct Prepared {
     pub x: Tensor<4>,
     pub log_a: Tensor<3>,

@@ -24,5 +24,5 @@ pub use recurrent::{SsdStep, recurrent, step};
 pub use scan::scan;
 pub use segsum::segsum;
 
-#[cfg(feature = "flex")]
-pub(crate) use input::{Prepared, groups_to_heads};
+#[cfg(any(feature = "flex", feature = "cube"))]
+pub(crate) use input::Prepared;

@@ -9,9 +9,9 @@ use super::{SsdInput, SsdOutput, chunk_scan};
 ///
 /// If `chunk` is 0.
 pub fn scan(input: SsdInput, chunk: usize) -> SsdOutput {
-    #[cfg(feature = "flex")]
-    if crate::kernels::available(&input.x.device(), crate::norm::wide(input.x.dtype())) {
-        return crate::kernels::native_scan(input);
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if let Some(output) = crate::kernels::native_scan(&input) {
+        return output;
     }
     chunk_scan(input, chunk)
 }

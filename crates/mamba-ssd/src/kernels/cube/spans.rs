@@ -1,0 +1,50 @@
+//! States carried over the spans of a sequence.
+//!
+//! A walk over the whole sequence keeps one cube per row tile, head and batch row busy. Where those are
+//! too few for the device the sequence is cut into spans that run side by side: first each span's own
+//! state, then this recurrence over spans, then the outputs.
+
+use cubecl::prelude::*;
+
+/// `totals[b h span]`: the sum of a span's log decays.
+#[cube(launch)]
+pub(super) fn span_totals(log_a: &[f32], totals: &mut [f32], t: usize, heads: usize, span: usize) {
+    let spans = t.div_ceil(span);
+    if ABSOLUTE_POS >= totals.len() {
+        terminate!();
+    }
+    let index = ABSOLUTE_POS / spans;
+    let first = ABSOLUTE_POS % spans * span;
+    let mut total = f32::new(0.0);
+    for token in first..min(first + span, t) {
+        total += log_a[(index / heads * t + token) * heads + index % heads];
+    }
+    totals[ABSOLUTE_POS] = total;
+}
+
+/// From the spans' own states `[b h spans s]` and the one before them all, the state that enters each
+/// span, in place, and the state that leaves the last, `[b h s]`. In reverse, spans run from the last.
+#[cube(launch)]
+pub(super) fn carry(
+    states: &mut [f32],
+    totals: &[f32],
+    initial: &[f32],
+    last: &mut [f32],
+    spans: usize,
+    size: usize,
+    #[comptime] reverse: bool,
+) {
+    if ABSOLUTE_POS >= initial.len() {
+        terminate!();
+    }
+    let (index, element) = (ABSOLUTE_POS / size, ABSOLUTE_POS % size);
+    let mut state = initial[ABSOLUTE_POS];
+    for i in 0..spans {
+        let span = if reverse { spans - 1 - i } else { i };
+        let at = (index * spans + span) * size + element;
+        let own = states[at];
+        states[at] = state;
+        state = totals[index * spans + span].exp() * state + own;
+    }
+    last[ABSOLUTE_POS] = state;
+}

@@ -1,0 +1,157 @@
+//! The map on tensor cores: which devices and shapes take it, and its launches.
+
+use std::cell::Cell;
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::DType;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::features::MmaConfig;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::*;
+
+use super::chunks::{Blocks, ChunkSizesLaunch, chunks};
+use super::gradients::gradients;
+use super::groups::add_up;
+use super::map::{Gradients, Map, Roles};
+
+/// Numbers in sixteen bytes, an access to global memory.
+const WIDE: usize = 8;
+
+thread_local! {
+    static EMULATED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Runs `run` with the tensor-core kernels on any device and dtype, in chunks of `16 rows` tokens, their
+/// products computed in shared memory: for tests of everything but the instruction itself.
+#[doc(hidden)]
+pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
+    EMULATED.set(Some(rows));
+    let result = run();
+    EMULATED.set(None);
+    result
+}
+
+/// The blocks that fit the map, where the device multiplies in its dtype.
+pub(super) fn plan(map: &Map) -> Option<Blocks> {
+    if let Some(rows) = EMULATED.get() {
+        let n = map.n.next_multiple_of(16);
+        return Some(Blocks { rows, n, wide: 1, outputs: true, save: false, emulated: true });
+    }
+    let n = map.n.next_multiple_of(16);
+    let blocks = Blocks { rows: 4, n, wide: WIDE, outputs: true, save: false, emulated: false };
+    let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
+    let properties = map.x.client.properties();
+    let element = dtype_to_storage_type(map.x.dtype);
+    let instruction = MmaConfig {
+        a_type: element,
+        b_type: element,
+        cd_type: ElemType::Float(FloatKind::F32),
+        m: 16,
+        n: 8,
+        k: 16,
+    };
+    let able = matches!(map.x.dtype, DType::F16 | DType::BF16)
+        && properties.features.memory_reinterpret
+        && properties.features.matmul.mma.contains(&instruction)
+        && properties.features.matmul.ldmatrix.contains(&element)
+        && properties.hardware.max_shared_memory_size >= blocks.shared_bytes()
+        && properties.hardware.max_units_per_cube as usize >= blocks.units();
+    (aligned && able).then_some(blocks)
+}
+
+/// Outputs and final state.
+pub(super) fn forward(map: &Map, blocks: Blocks) -> (CubeTensor, CubeTensor) {
+    let (entering, last) = enter(map, blocks);
+    let y = map.empty(map.x.shape(), map.x.dtype);
+    let states = map.empty(entering.shape(), DType::F32);
+    launch_chunks(map, blocks, &entering, &y, &states);
+    (y, last.unwrap_or(states))
+}
+
+/// Gradients of the five inputs.
+pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTensor) -> Gradients {
+    let (dy, dstate) = (into_contiguous(dy), into_contiguous(dstate));
+    let (entering, _) = enter(map, blocks);
+    let chunks = map.t.div_ceil(blocks.chunk());
+    let borders = map.empty([map.batch, map.heads, chunks, map.p, map.n], DType::F32);
+    let none = map.empty([1], map.x.dtype);
+    launch_chunks(map, Blocks { outputs: false, save: true, ..blocks }, &entering, &none, &borders);
+
+    let reversed = Roles { rows: &dy, keys: &map.c, queries: &map.b, reverse: true, transposed: false };
+    let (adjoints, first) = map.enter_spans_by_walk(&reversed, dstate);
+    let tiles = map.p.div_ceil(blocks.chunk());
+    let parts = map.heads * tiles;
+    let dx = map.empty(map.x.shape(), map.x.dtype);
+    let db = map.empty([map.batch, map.t, parts, map.n], map.x.dtype);
+    let dc = map.empty(db.shape(), map.x.dtype);
+    let dlog_a = map.empty([map.batch, map.t, parts, 1], DType::F32);
+    let leaving = map.empty(adjoints.shape(), DType::F32);
+    gradients::launch(
+        &map.x.client,
+        count(map, blocks),
+        CubeDim::new_1d(blocks.units() as u32),
+        blocks.wide,
+        map.x.clone().into_buffer_arg(),
+        map.b.clone().into_buffer_arg(),
+        map.c.clone().into_buffer_arg(),
+        dy.into_buffer_arg(),
+        map.log_a.clone().into_buffer_arg(),
+        adjoints.into_buffer_arg(),
+        borders.into_buffer_arg(),
+        dx.clone().into_buffer_arg(),
+        db.clone().into_buffer_arg(),
+        dc.clone().into_buffer_arg(),
+        dlog_a.clone().into_buffer_arg(),
+        leaving.clone().into_buffer_arg(),
+        sizes(map),
+        blocks,
+        dtype_to_storage_type(map.x.dtype),
+    );
+    let of_groups = [map.batch, map.t, map.groups, map.n];
+    Gradients {
+        x: dx,
+        log_a: add_up(map, dlog_a, map.log_a.shape()),
+        b: add_up(map, db, of_groups),
+        c: add_up(map, dc, of_groups),
+        state: first.unwrap_or(leaving),
+    }
+}
+
+/// The states that enter the spans, and the one that leaves the last where there are several.
+fn enter(map: &Map, blocks: Blocks) -> (CubeTensor, Option<CubeTensor>) {
+    map.enter_spans(map.state.clone(), false, |zeros, states| {
+        let none = map.empty([1], map.x.dtype);
+        launch_chunks(map, Blocks { outputs: false, ..blocks }, zeros, &none, states);
+    })
+}
+
+fn count(map: &Map, blocks: Blocks) -> CubeCount {
+    let tiles = map.p.div_ceil(blocks.chunk());
+    let [cubes, tiles, spans] = [map.batch * map.heads, tiles, map.spans()].map(|n| n as u32);
+    CubeCount::Static(cubes, tiles, spans)
+}
+
+fn sizes(map: &Map) -> ChunkSizesLaunch {
+    ChunkSizesLaunch::new(map.t, map.heads, map.groups, map.p, map.n, map.span())
+}
+
+fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, y: &CubeTensor, states: &CubeTensor) {
+    chunks::launch(
+        &map.x.client,
+        count(map, blocks),
+        CubeDim::new_1d(blocks.units() as u32),
+        blocks.wide,
+        map.x.clone().into_buffer_arg(),
+        map.b.clone().into_buffer_arg(),
+        map.c.clone().into_buffer_arg(),
+        map.log_a.clone().into_buffer_arg(),
+        entering.clone().into_buffer_arg(),
+        y.clone().into_buffer_arg(),
+        states.clone().into_buffer_arg(),
+        sizes(map),
+        blocks,
+        dtype_to_storage_type(map.x.dtype),
+    );
+}

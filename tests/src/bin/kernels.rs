@@ -1,0 +1,150 @@
+//! The native SSD kernel of the device under test: first its errors over a grid of ragged shapes, then its
+//! median times at the shapes of published models beside the fewest bytes they can move.
+//!
+//! ```text
+//! cargo run --release -p mamba-ssd-tests --bin kernels --no-default-features --features cuda
+//! ```
+//!
+//! Times are of many calls in a row with one wait at their end. The time of a reverse pass is that of
+//! forward, loss and reverse pass, less those of the forward and of the loss alone.
+#![allow(clippy::print_stdout)]
+
+use std::time::Instant;
+
+use burn::tensor::{DType, Device, Distribution, Tensor};
+use mamba_ssd::{SsdInput, scan};
+use mamba_ssd_tests::device::{backend, device, dtypes};
+use mamba_ssd_tests::limits::Errors;
+use mamba_ssd_tests::oracle::Shape;
+use mamba_ssd_tests::problem::{Decay, Spec};
+
+/// Bytes a second between the device's memory and its multiprocessors, read plus written (H100, measured).
+const BANDWIDTH: f64 = 3.0e12;
+
+fn main() {
+    println!("device: {:?}, backend {}", device(), backend());
+    correctness();
+    for dtype in [DType::BF16, DType::F32] {
+        if dtypes().contains(&dtype) {
+            speed(dtype);
+        }
+    }
+}
+
+fn correctness() {
+    let shapes = [
+        (1, 1, 2, 64, 2, 64),
+        (2, 63, 4, 64, 4, 64),
+        (1, 64, 4, 64, 1, 128),
+        (2, 200, 4, 128, 2, 64),
+        (1, 515, 2, 64, 1, 16),
+        (1, 300, 4, 40, 4, 24),
+        (1, 777, 6, 72, 3, 88),
+    ];
+    let decays = [Decay::Softplus(-4.0), Decay::Softplus(0.0), Decay::Extreme];
+    println!("\n| shape b t h p g n | dtype | decays | y | final state | worst gradient | again |");
+    println!("|---|---|---|---|---|---|---|");
+    for dtype in dtypes().into_iter().filter(|&dtype| dtype != DType::F64) {
+        for (i, (b, t, h, p, g, n)) in shapes.into_iter().enumerate() {
+            for (j, decay) in decays.into_iter().enumerate() {
+                let shape = Shape { b, t, h, p, g, n };
+                let documents = (t > 60 && j == 1).then(|| vec![vec![t / 3, t - t / 3 - 7, 7]; b]);
+                let seed = (10 * i + j) as u64;
+                let problem = Spec { shape, documents, state: j != 1, decay, seed }.draw(dtype);
+                let expected = problem.expected();
+                let measure = || Errors::of(|input| scan(input, 64), &problem, &expected, dtype);
+                let (first, second) = (measure(), measure());
+                let same = if first.worst() == second.worst() { "equal" } else { "DIFFERENT" };
+                println!(
+                    "| {b} {t} {h} {p} {g} {n} | {dtype:?} | {decay:?} | {:.1e} | {:.1e} | {:.1e} | {same} |",
+                    first.y, first.state, first.gradient
+                );
+            }
+        }
+    }
+}
+
+fn speed(dtype: DType) {
+    let shapes = [
+        ("Llamba-1B", Shape { b: 8, t: 2048, h: 32, p: 64, g: 32, n: 64 }),
+        ("Llamba-8B", Shape { b: 4, t: 2048, h: 32, p: 128, g: 32, n: 64 }),
+        ("Mamba-2-1.3B", Shape { b: 8, t: 2048, h: 64, p: 64, g: 1, n: 128 }),
+        ("one row of 32k", Shape { b: 1, t: 32768, h: 32, p: 64, g: 32, n: 64 }),
+    ];
+    println!("\n| {dtype:?} | b t h p g n | forward ms | floor | reverse ms | floor |");
+    println!("|---|---|---:|---:|---:|---:|");
+    for (name, shape) in shapes {
+        let Shape { b, t, h, p, g, n } = shape;
+        let [forward, loss, all] = times(shape, dtype);
+        let [floor, floor_reverse] = floors(shape, dtype.size());
+        let reverse = all - forward - loss;
+        println!(
+            "| {name} | {b} {t} {h} {p} {g} {n} | {forward:.3} | {floor:.3} | {reverse:.3} | {floor_reverse:.3} |"
+        );
+    }
+}
+
+/// Milliseconds that the bytes of inputs and results take, forward and in reverse.
+fn floors(shape: Shape, size: usize) -> [f64; 2] {
+    let Shape { b, t, h, p, g, n } = shape;
+    let (values, projections, decays) = (b * t * h * p * size, b * t * g * n * size, b * t * h * 4);
+    let forward = 2 * values + 2 * projections + decays;
+    let reverse = 3 * values + 4 * projections + 2 * decays;
+    [forward, reverse].map(|bytes| bytes as f64 / BANDWIDTH * 1e3)
+}
+
+/// Milliseconds of the forward pass, of the loss with its own reverse pass, and of all.
+fn times(shape: Shape, dtype: DType) -> [f64; 3] {
+    let plain = device();
+    let tracked = plain.clone().autodiff();
+    let input = random(shape, dtype, &plain);
+    let forward = median(&plain, || drop(scan(input.clone(), 64).y));
+    let input = random(shape, dtype, &tracked);
+    let weight = input.x.clone() * 0.5;
+    let input = SsdInput {
+        x: input.x.require_grad(),
+        log_a: input.log_a.require_grad(),
+        b: input.b.require_grad(),
+        c: input.c.require_grad(),
+        ..input
+    };
+    let loss = median(&plain, || drop((input.x.clone() * weight.clone()).sum().backward()));
+    let all = median(&plain, || drop((scan(input.clone(), 64).y * weight.clone()).sum().backward()));
+    [forward, loss, all]
+}
+
+fn random(shape: Shape, dtype: DType, device: &Device) -> SsdInput {
+    let normal = |shape: [usize; 4], scale: f64| {
+        Tensor::<4>::random(shape, Distribution::Normal(0.0, scale), device).cast(dtype)
+    };
+    let log_a = -Tensor::<3>::random(shape.log_a(), Distribution::Uniform(0.0, 0.3), device);
+    let scale = (shape.n as f64).sqrt().recip();
+    SsdInput::new(
+        normal(shape.x(), 1.0),
+        log_a.cast(dtype),
+        normal(shape.bc(), scale),
+        normal(shape.bc(), scale),
+    )
+}
+
+/// Milliseconds of one call, of calls in a row.
+fn median(device: &Device, mut run: impl FnMut()) -> f64 {
+    const CALLS: usize = 20;
+    let mut round = |calls: usize| {
+        wait(device);
+        let start = Instant::now();
+        (0..calls).for_each(|_| run());
+        wait(device);
+        start.elapsed().as_secs_f64() * 1e3 / calls as f64
+    };
+    round(3);
+    let mut times: Vec<f64> = (0..9).map(|_| round(CALLS)).collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn wait(device: &Device) {
+    if let Err(error) = device.sync() {
+        panic!("the device failed: {error:?}");
+    }
+}
