@@ -16,13 +16,17 @@ use mamba_ssd::{Backbone, EVALUATIONS, SsdInput};
 use mamba_ssd_convert::ConversionPlan;
 use mamba_ssd_models::Model;
 
+/// As in the program `mamba-ssd`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 struct Args {
     /// A Transformer to compare with its Mamba-2 conversion.
     #[arg(default_value = "crates/mamba-ssd-cli/assets/teacher")]
     model: PathBuf,
     /// Timed runs; the median is printed.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 15)]
     runs: usize,
 }
 
@@ -72,7 +76,7 @@ fn decoding(args: &Args, device: &Device) -> anyhow::Result<()> {
 
 /// Tokens a second after `context` tokens, and the bytes of state held then.
 fn decode<B: Backbone>(model: &B, context: usize, runs: usize, device: &Device) -> (f64, usize) {
-    const STEPS: usize = 64;
+    const STEPS: usize = 256;
     let tokens =
         |n: usize| Tensor::<1, Int>::arange(0..n as i64, device).remainder_scalar(model.vocab_size() as i64);
     let mut state = model.init_state(1, device);

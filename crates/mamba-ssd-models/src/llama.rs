@@ -9,10 +9,9 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
-use burn::tensor::module::linear;
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::RmsNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, silu_gate};
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, project, project_transposed, silu_gate};
 
 use crate::LlamaConfig;
 
@@ -66,8 +65,8 @@ impl Llama {
 impl LlamaMlp {
     /// `[.. d]` to `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let gate = self.gate_proj.forward(x.clone());
-        self.down_proj.forward(silu_gate(gate, self.up_proj.forward(x)))
+        let gate = project(&self.gate_proj, x.clone());
+        project(&self.down_proj, silu_gate(gate, project(&self.up_proj, x)))
     }
 }
 
@@ -132,7 +131,7 @@ impl Backbone for Llama {
 /// Logits `[b t v]` through a head of its own, or through the embedding.
 pub(crate) fn head(embedding: &Embedding, lm_head: Option<&Linear>, hidden: Tensor<3>) -> Tensor<3> {
     match lm_head {
-        Some(head) => head.forward(hidden),
-        None => linear(hidden, embedding.weight.val().transpose(), None),
+        Some(head) => project(head, hidden),
+        None => project_transposed(hidden, embedding.weight.val()),
     }
 }

@@ -11,7 +11,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::LayerNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments};
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, project};
 
 use crate::PhiConfig;
 
@@ -61,7 +61,7 @@ impl Phi {
 impl PhiMlp {
     /// `[.. d]` to `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.fc2.forward(gelu_new(self.fc1.forward(x)))
+        project(&self.fc2, gelu_new(project(&self.fc1, x)))
     }
 }
 
@@ -106,7 +106,7 @@ impl Backbone for Phi {
     }
 
     fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
-        self.lm_head.forward(self.final_layernorm.forward(hidden))
+        project(&self.lm_head, self.final_layernorm.forward(hidden))
     }
 
     fn layer_prefill(&self, layer: usize, hidden: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {

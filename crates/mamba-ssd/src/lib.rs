@@ -35,6 +35,7 @@ pub mod conv;
 mod gate;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod kernels;
+mod linear;
 mod mixer;
 pub mod norm;
 pub mod rope;
@@ -47,6 +48,7 @@ pub use gate::silu_gate;
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub use kernels::emulate_tensor_cores;
+pub use linear::{PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba2,
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,

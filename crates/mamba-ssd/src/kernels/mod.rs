@@ -17,6 +17,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod gate;
 mod ops;
+#[cfg(feature = "cuda")]
+mod product;
 #[cfg(feature = "flex")]
 mod real;
 #[cfg(feature = "flex")]
@@ -36,6 +38,8 @@ use burn::tensor::{DType, Device, Int};
 #[cfg(feature = "flex")]
 use ops::KernelOps;
 use ops::SsdOps;
+#[cfg(feature = "cuda")]
+pub(crate) use product::native_product;
 #[cfg(feature = "flex")]
 pub(crate) use rows::{native_causal_softmax, native_rms_norm};
 

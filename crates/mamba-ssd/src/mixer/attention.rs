@@ -14,9 +14,9 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
 use super::{MatrixMixer, MixerState};
-use crate::Segments;
 use crate::rope::{RotaryConfig, rotate};
 use crate::softmax::causal_softmax;
+use crate::{Segments, project};
 
 /// Shapes of an [`Attention`].
 #[derive(Config, Debug)]
@@ -96,19 +96,19 @@ impl Attention {
 
     /// Rotated queries, `[b h t d]`.
     fn queries(&self, u: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<4> {
-        let q = split_heads(self.q_proj.forward(u), self.config.n_heads);
+        let q = split_heads(project(&self.q_proj, u), self.config.n_heads);
         rotate(q, positions, &self.config.rotary).swap_dims(1, 2)
     }
 
     /// Rotated keys, `[b kv t d]`.
     fn keys(&self, u: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<4> {
-        let k = split_heads(self.k_proj.forward(u), self.config.n_kv_heads);
+        let k = split_heads(project(&self.k_proj, u), self.config.n_kv_heads);
         rotate(k, positions, &self.config.rotary).swap_dims(1, 2)
     }
 
     /// Values, `[b kv t d]`.
     fn kv_values(&self, u: Tensor<3>) -> Tensor<4> {
-        split_heads(self.v_proj.forward(u), self.config.n_kv_heads).swap_dims(1, 2)
+        split_heads(project(&self.v_proj, u), self.config.n_kv_heads).swap_dims(1, 2)
     }
 
     /// Attention probabilities of `q [b h t d]` over `k [b kv s d]`.
@@ -173,7 +173,7 @@ impl MatrixMixer for Attention {
     }
 
     fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {
-        self.o_proj.forward(join_heads(mixed))
+        project(&self.o_proj, join_heads(mixed))
     }
 
     fn init_state(&self, batch: usize, device: &Device) -> MixerState {

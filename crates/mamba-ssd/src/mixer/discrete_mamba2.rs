@@ -22,7 +22,7 @@ use burn::tensor::{Device, Tensor};
 use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
 use crate::norm::wide;
-use crate::{Segments, SsdInput, SsdStep, materialize, silu_gate, step};
+use crate::{Segments, SsdInput, SsdStep, materialize, project, silu_gate, step};
 
 /// Shapes of a [`DiscreteMamba2`].
 #[derive(Config, Debug)]
@@ -158,7 +158,7 @@ impl DiscreteMamba2 {
         let (conv_dim, inner) = (self.config.conv_dim(), self.config.d_inner());
         let (heads, groups) = (self.config.n_heads, self.config.groups());
         let bc = groups * self.config.d_state;
-        let projected = self.in_proj.forward(u);
+        let projected = project(&self.in_proj, u);
         let z = projected.clone().narrow(2, conv_dim, inner);
         let a = projected.clone().narrow(2, conv_dim + inner, heads);
         let (xbc, conv) = self.conv1d.forward(projected.narrow(2, 0, conv_dim), carried, segments);
@@ -176,7 +176,7 @@ impl DiscreteMamba2 {
             Some(bias) => z + bias.val().unsqueeze(),
             None => z,
         };
-        self.out_proj.forward(silu_gate(z, y))
+        project(&self.out_proj, silu_gate(z, y))
     }
 
     fn scan(&self, input: SsdInput) -> (Tensor<4>, Tensor<4>) {
@@ -208,7 +208,7 @@ impl MatrixMixer for DiscreteMamba2 {
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
         let inner = self.config.d_inner();
-        let z = self.in_proj.forward(u).narrow(2, self.config.conv_dim(), inner);
+        let z = project(&self.in_proj, u).narrow(2, self.config.conv_dim(), inner);
         self.gate(join_heads(mixed), z)
     }
 

@@ -21,7 +21,7 @@ use burn::tensor::{Device, Tensor};
 use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
 use crate::norm::{GatedRmsNorm, NormConfig, wide};
-use crate::{Segments, SsdInput, SsdStep, materialize, step};
+use crate::{Segments, SsdInput, SsdStep, materialize, project, step};
 
 /// Shapes of a [`Mamba2`].
 #[derive(Config, Debug)]
@@ -165,7 +165,7 @@ impl Mamba2 {
         let (inner, conv_dim) = (self.config.d_inner(), self.config.conv_dim());
         let (heads, groups) = (self.config.n_heads(), self.config.ngroups);
         let bc = groups * self.config.d_state;
-        let projected = self.in_proj.forward(u);
+        let projected = project(&self.in_proj, u);
         let z = projected.clone().narrow(2, 0, inner);
         let dt = projected.clone().narrow(2, inner + conv_dim, heads);
         let (xbc, conv) = self.conv1d.forward(projected.narrow(2, inner, conv_dim), carried, segments);
@@ -199,7 +199,7 @@ impl Mamba2 {
     }
 
     fn gate(&self, y: Tensor<3>, z: Tensor<3>) -> Tensor<3> {
-        self.out_proj.forward(self.norm.forward(y, z))
+        project(&self.out_proj, self.norm.forward(y, z))
     }
 }
 
@@ -223,7 +223,7 @@ impl MatrixMixer for Mamba2 {
     }
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
-        let z = self.in_proj.forward(u).narrow(2, 0, self.config.d_inner());
+        let z = project(&self.in_proj, u).narrow(2, 0, self.config.d_inner());
         self.gate(join_heads(mixed), z)
     }
 

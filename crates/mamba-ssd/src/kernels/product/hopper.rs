@@ -1,0 +1,119 @@
+//! The kernel on a CubeCL device, and its launch.
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::tensor::FloatTensor;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
+use cubecl::features::Tma;
+use cubecl::prelude::*;
+use cubecl_cpp::cuda::ptx::{generic_to_shared, tensor_map_address};
+use half::bf16;
+
+use super::ops::{ProductOps, product_shape};
+use super::plan::{ALIGNMENT, LINE, Major, Tile};
+use super::ptx::Kernel;
+
+/// Multiprocessors of a device that does not say.
+const MULTIPROCESSORS: usize = 132;
+
+/// Whether the device is a Hopper GPU under CUDA: the first with a copy engine for tensors, and the last
+/// without block-scaled products. Later ones have no `wgmma`.
+pub(super) fn available(client: &Client) -> bool {
+    let features = client.features();
+    client.name() == "cuda" && features.tma.contains(Tma::Base) && features.matmul.scaled_mma.is_empty()
+}
+
+#[cube(launch)]
+fn multiply(
+    a: &TensorMap<bf16, Tiled>,
+    b: &TensorMap<bf16, Tiled>,
+    c: &TensorMap<bf16, Tiled>,
+    m: u32,
+    n: u32,
+    k: u32,
+    #[comptime] kernel: Kernel,
+) {
+    let shared = Shared::<[u32]>::new_aligned_slice(comptime!(kernel.tile.shared_bytes() / 4), 128usize);
+    let smem = generic_to_shared::<u32>(shared.as_ptr());
+    let map_a = tensor_map_address(a);
+    let map_b = tensor_map_address(b);
+    let map_c = tensor_map_address(c);
+    gpu_asm!(
+        "{{
+.reg .b32 smem, m, n, k;
+.reg .b64 map_a, map_b, map_c;
+mov.b32 smem, {};
+mov.b64 map_a, {};
+mov.b64 map_b, {};
+mov.b64 map_c, {};
+mov.b32 m, {};
+mov.b32 n, {};
+mov.b32 k, {};
+{text}
+}}",
+        in(_) smem, in(_) map_a, in(_) map_b, in(_) map_c, in(_) m, in(_) n, in(_) k, text = const kernel.ptx()
+    );
+}
+
+impl ProductOps for CubeBackend {
+    fn product(a: FloatTensor<Self>, b: FloatTensor<Self>, transposed: [bool; 2]) -> FloatTensor<Self> {
+        let shape = product_shape(&a.shape(), &b.shape(), &transposed);
+        let [m, n] = shape.dims();
+        let k = a.shape()[usize::from(!transposed[0])];
+        let c = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, a.dtype);
+        launch([in_rows(a), in_rows(b), c.clone()], [m, n, k], transposed);
+        c
+    }
+}
+
+/// A matrix whose rows the copy engine can read: a view of whole rows stays as it is.
+fn in_rows(matrix: CubeTensor) -> CubeTensor {
+    let strides = matrix.meta.strides();
+    let readable = strides[1] == 1 && strides[0].is_multiple_of(ALIGNMENT);
+    if readable { matrix } else { into_contiguous(matrix) }
+}
+
+fn launch([a, b, c]: [CubeTensor; 3], [m, n, k]: [usize; 3], transposed: [bool; 2]) {
+    let client = c.client.clone();
+    let hardware = &client.properties().hardware;
+    let processors = hardware.num_streaming_multiprocessors.map_or(MULTIPROCESSORS, |n| n as usize);
+    let tile = Tile::choose(m, n, processors);
+    let kernel = Kernel {
+        tile,
+        a: if transposed[0] { Major::Outer } else { Major::Depth },
+        b: if transposed[1] { Major::Depth } else { Major::Outer },
+    };
+    let cubes = tile.count(m, n).min(processors) as u32;
+    multiply::launch(
+        &client,
+        CubeCount::Static(cubes, 1, 1),
+        CubeDim::new_1d(tile.threads() as u32),
+        operand(a, kernel.a, tile.m),
+        operand(b, kernel.b, tile.n),
+        boxes(c, LINE),
+        m as u32,
+        n as u32,
+        k as u32,
+        kernel,
+    );
+}
+
+fn operand(matrix: CubeTensor, major: Major, outer: usize) -> TensorMapArg<Tiled> {
+    match major {
+        Major::Depth => boxes(matrix, outer),
+        Major::Outer => boxes(matrix, LINE),
+    }
+}
+
+/// A matrix in boxes of `rows` lines of 64.
+fn boxes(matrix: CubeTensor, rows: usize) -> TensorMapArg<Tiled> {
+    let element = dtype_to_storage_type(matrix.dtype);
+    let tile = TiledArgs { tile_size: [rows, LINE].into() };
+    TensorMapArg::new(tile, matrix.into_tensor_arg(), element)
+        .with_swizzle(TensorMapSwizzle::B128)
+        .with_prefetch(TensorMapPrefetch::B256)
+}

@@ -1,0 +1,41 @@
+//! Matrix products of bf16 on NVIDIA Hopper GPUs, with their gradients.
+//!
+//! burn's own products reach a third of what such a card can do. This one is PTX ([`ptx`]) inside a CubeCL
+//! kernel ([`hopper`]): Hopper's asynchronous tensor-core products (`wgmma`) of tiles that its copy engine
+//! brings in, f32 sums, operands stored either way round.
+
+mod autodiff;
+mod hopper;
+mod ops;
+mod plan;
+mod ptx;
+
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Tensor};
+
+use ops::ProductOps;
+
+/// `a [m k]` times `b [k n]`, or times the transpose of `b [n k]`; nothing where the device, the dtype or
+/// the shape does not fit.
+pub(crate) fn native_product(a: Tensor<2>, b: Tensor<2>, transposed: bool) -> Option<Tensor<2>> {
+    if !fits(&a, &b) {
+        return None;
+    }
+    let product = Dispatch::product(a.into_dispatch(), b.into_dispatch(), [false, transposed]);
+    Some(Tensor::from_dispatch(product))
+}
+
+/// Rows of every operand, and of the gradients, must be whole units of the copy engine.
+fn fits(a: &Tensor<2>, b: &Tensor<2>) -> bool {
+    let sizes = [a.dims()[1], b.dims()[0], b.dims()[1]];
+    let aligned = sizes.iter().all(|size| size.is_multiple_of(plan::ALIGNMENT));
+    aligned && [a, b].iter().all(|tensor| tensor.dtype() == DType::BF16) && on_hopper(a)
+}
+
+fn on_hopper(a: &Tensor<2>) -> bool {
+    match a.device().inner().as_dispatch() {
+        DispatchDevice::Cube(device) => hopper::available(&device.client()),
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => false,
+    }
+}

@@ -1,0 +1,123 @@
+//! Tiles of a product, and which to take for a shape.
+
+/// Numbers of bf16 that the copy engine moves at least: 16 bytes.
+pub(super) const ALIGNMENT: usize = 8;
+
+/// Numbers of a row of shared memory, 128 bytes: the depth of a stage, and the width of a box.
+pub(super) const LINE: usize = 64;
+
+/// Bytes of a box: 64 lines.
+pub(super) const BOX: usize = 64 * 2 * LINE;
+
+/// How an operand lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Major {
+    /// The depth runs along a row: `A [m k]`, `B [n k]`.
+    Depth,
+    /// The depth runs down the rows: `A [k m]`, `B [k n]`.
+    Outer,
+}
+
+/// A tile of the result, and how it is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Rows: 64 for each multiplying warpgroup.
+    pub m: usize,
+    /// Columns.
+    pub n: usize,
+    /// Stages of A and B in flight.
+    pub stages: usize,
+    /// Columns that are staged in shared memory at once on the way out.
+    pub staged: usize,
+    /// Numbers computed in a given time, relative to the first tile: measured at 8192³ on an H100.
+    percent: usize,
+}
+
+/// The tiles to choose from.
+const TILES: [Tile; 5] = [
+    Tile { m: 128, n: 256, stages: 3, staged: 256, percent: 100 },
+    Tile { m: 128, n: 192, stages: 4, staged: 192, percent: 96 },
+    Tile { m: 128, n: 128, stages: 6, staged: 128, percent: 80 },
+    Tile { m: 64, n: 128, stages: 8, staged: 128, percent: 60 },
+    Tile { m: 64, n: 64, stages: 8, staged: 64, percent: 48 },
+];
+
+impl Tile {
+    /// The tile with the least work in the longest of the multiprocessors' queues.
+    pub fn choose(m: usize, n: usize, multiprocessors: usize) -> Self {
+        let cost =
+            |tile: &Self| tile.count(m, n).div_ceil(multiprocessors) * tile.m * tile.n * 100 / tile.percent;
+        let mut best = TILES[0];
+        for tile in &TILES[1..] {
+            if cost(tile) < cost(&best) {
+                best = *tile;
+            }
+        }
+        best
+    }
+
+    /// Tiles of a result `[m n]`.
+    pub fn count(&self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.m) * n.div_ceil(self.n)
+    }
+
+    /// Warpgroups that multiply.
+    pub fn warpgroups(&self) -> usize {
+        self.m / 64
+    }
+
+    /// Threads of a cube: a warpgroup more, which copies.
+    pub fn threads(&self) -> usize {
+        128 * (self.warpgroups() + 1)
+    }
+
+    /// Bytes of one stage.
+    pub fn stage_bytes(&self) -> usize {
+        (self.m + self.n) * 2 * LINE
+    }
+
+    /// Bytes of all stages.
+    pub fn ring_bytes(&self) -> usize {
+        self.stages * self.stage_bytes()
+    }
+
+    /// Bytes that a warpgroup stages of the result.
+    pub fn staged_bytes(&self) -> usize {
+        self.staged / LINE * BOX
+    }
+
+    /// Where the barriers lie, behind stages and staged results.
+    pub fn barriers_at(&self) -> usize {
+        self.ring_bytes() + self.warpgroups() * self.staged_bytes()
+    }
+
+    /// Shared memory, with what it may take to begin at a multiple of 1024 bytes.
+    pub fn shared_bytes(&self) -> usize {
+        self.barriers_at() + 16 * self.stages + 1024
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tile_fits_a_multiprocessor() {
+        for tile in TILES {
+            assert!(tile.shared_bytes() <= 227 * 1024, "{tile:?} takes {} bytes", tile.shared_bytes());
+            assert!(tile.threads() <= 1024 && tile.n.is_multiple_of(tile.staged));
+        }
+    }
+
+    #[test]
+    fn wide_results_take_wide_tiles_and_short_ones_narrow_tiles() {
+        let choice = |m, n| {
+            let tile = Tile::choose(m, n, 132);
+            (tile.m, tile.n)
+        };
+        assert_eq!(choice(8192, 8192), (128, 256));
+        assert_eq!(choice(32768, 576), (128, 192));
+        assert_eq!(choice(64, 8192), (64, 64));
+        assert_eq!(choice(8, 8), (64, 64));
+    }
+}

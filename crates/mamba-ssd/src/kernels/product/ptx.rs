@@ -1,0 +1,205 @@
+//! The text of the Hopper kernel: `hopper.ptx` with its sizes and unrolled parts filled in.
+
+use std::fmt::Write;
+
+use super::plan::{BOX, LINE, Major, Tile};
+
+/// Rows of tiles that are walked through together, for the sake of the cache.
+const BAND: usize = 8;
+
+/// One kernel: a tile, and how A and B lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    pub tile: Tile,
+    pub a: Major,
+    pub b: Major,
+}
+
+impl Kernel {
+    /// The kernel's text. It expects registers `smem`, `map_a`, `map_b`, `map_c`, `m`, `n` and `k`.
+    pub fn ptx(&self) -> String {
+        let tile = self.tile;
+        let cooperative = tile.warpgroups() == 2;
+        let registers = |text: &str| if cooperative { text.to_string() } else { String::new() };
+        let parts = [
+            ("M", self.tile.m.to_string()),
+            ("M-1", (self.tile.m - 1).to_string()),
+            ("N", self.tile.n.to_string()),
+            ("N-1", (self.tile.n - 1).to_string()),
+            ("REGS", (self.tile.n / 2).to_string()),
+            ("BAND", BAND.to_string()),
+            ("GROUPS", self.tile.warpgroups().to_string()),
+            ("STAGE", self.tile.stage_bytes().to_string()),
+            ("RING", self.tile.ring_bytes().to_string()),
+            ("STAGED", self.tile.staged_bytes().to_string()),
+            ("BARRIERS", self.tile.barriers_at().to_string()),
+            ("FEWER_REGISTERS", registers("setmaxnreg.dec.sync.aligned.u32 40;")),
+            ("MORE_REGISTERS", registers("setmaxnreg.inc.sync.aligned.u32 232;")),
+            ("LAYOUT_A", layout(self.a)),
+            ("LAYOUT_B", layout(self.b)),
+            ("INIT", self.init()),
+            ("LOCATE", self.locate()),
+            ("SLOT", self.slot()),
+            ("NEXT_SLOT", self.next_slot()),
+            ("LOADS", self.loads()),
+            ("PRODUCTS", self.products()),
+            ("STORES", self.stores()),
+        ];
+        let code = include_str!("hopper.ptx").lines().filter(|line| !line.starts_with("//"));
+        let mut text = code.collect::<Vec<_>>().join("\n");
+        for (name, part) in parts {
+            text = text.replace(&format!("@{name}@"), &part);
+        }
+        text
+    }
+
+    /// Barriers: a stage is full when its bytes are there, and empty when every warpgroup is done.
+    fn init(&self) -> String {
+        let mut text = String::new();
+        for stage in 0..self.tile.stages {
+            let (full, empty) = (8 * stage, 8 * (self.tile.stages + stage));
+            let groups = self.tile.warpgroups();
+            line(&mut text, format!("mbarrier.init.shared::cta.b64 [barriers+{full}], 1;"));
+            line(&mut text, format!("mbarrier.init.shared::cta.b64 [barriers+{empty}], {groups};"));
+        }
+        text
+    }
+
+    /// The first row and column of the current tile: band after band, column by column in a band.
+    fn locate(&self) -> String {
+        let (m, n) = (self.tile.m, self.tile.n);
+        format!(
+            "div.u32 t0, tile, width;\nmul.lo.u32 first, t0, {BAND};\nsub.u32 rows, tiles_m, first;\n\
+             min.u32 rows, rows, {BAND};\nrem.u32 t1, tile, width;\nrem.u32 row0, t1, rows;\n\
+             add.u32 row0, row0, first;\nmul.lo.u32 row0, row0, {m};\ndiv.u32 col0, t1, rows;\n\
+             mul.lo.u32 col0, col0, {n};"
+        )
+    }
+
+    /// Addresses of the current stage and its barriers.
+    fn slot(&self) -> String {
+        let (empty, stage, a) = (8 * self.tile.stages, self.tile.stage_bytes(), self.tile.m * 2 * LINE);
+        format!(
+            "shl.b32 t0, slot, 3;\nadd.u32 full, barriers, t0;\nadd.u32 empty, full, {empty};\n\
+             mul.lo.u32 at_a, slot, {stage};\nadd.u32 at_a, at_a, smem;\nadd.u32 at_b, at_a, {a};"
+        )
+    }
+
+    fn next_slot(&self) -> String {
+        let stages = self.tile.stages;
+        format!(
+            "add.u32 slot, slot, 1;\nsetp.eq.u32 q, slot, {stages};\n@q mov.u32 slot, 0;\n\
+             @q xor.b32 phase, phase, 1;"
+        )
+    }
+
+    /// Copies of one stage; `t2` is its first depth.
+    fn loads(&self) -> String {
+        let mut text = String::new();
+        operand(&mut text, ("at_a", "map_a", "row0"), self.a, self.tile.m);
+        operand(&mut text, ("at_b", "map_b", "col0"), self.b, self.tile.n);
+        text
+    }
+
+    /// Four products, 16 deep each; the first of a tile overwrites the sums.
+    fn products(&self) -> String {
+        let mut text = String::new();
+        let sums: Vec<String> = (0..self.tile.n / 2).map(|i| format!("d{i}")).collect();
+        let (sums, n) = (sums.join(", "), self.tile.n);
+        let transposed = [self.a, self.b].map(|major| usize::from(major == Major::Outer));
+        for part in 0..LINE / 16 {
+            if part > 0 {
+                line(&mut text, format!("add.u64 desc_a, desc_a, {};", sixteen_deeper(self.a)));
+                line(&mut text, format!("add.u64 desc_b, desc_b, {};", sixteen_deeper(self.b)));
+            }
+            let keep = if part == 0 { "p" } else { "q" };
+            let [a, b] = transposed;
+            line(
+                &mut text,
+                format!(
+                    "wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 {{{sums}}}, desc_a, desc_b, \
+                     {keep}, 1, 1, {a}, {b};"
+                ),
+            );
+        }
+        text
+    }
+
+    /// A warpgroup's 64 rows of C, `staged` columns at a time.
+    fn stores(&self) -> String {
+        let mut text = String::new();
+        for pass in 0..self.tile.n / self.tile.staged {
+            line(&mut text, "@leader cp.async.bulk.wait_group.read 0;\nbar.sync barrier, 128;".into());
+            for pair in 0..self.tile.staged / 16 {
+                self.stage_sixteen_columns(&mut text, pass * self.tile.staged / 16 + pair, pair);
+            }
+            line(&mut text, "fence.proxy.async.shared::cta;\nbar.sync barrier, 128;".into());
+            line(&mut text, format!("@!leader bra STORED_{pass};"));
+            for part in 0..self.tile.staged / 64 {
+                let column = pass * self.tile.staged + 64 * part;
+                line(&mut text, format!("add.u32 t0, col0, {column};\nadd.u32 t1, at_c, {};", part * BOX));
+                line(
+                    &mut text,
+                    "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [map_c, {t0, row0}], [t1];".into(),
+                );
+            }
+            line(&mut text, format!("cp.async.bulk.commit_group;\nSTORED_{pass}:"));
+        }
+        text
+    }
+
+    /// Sums `8 pair .. 8 pair + 8` of every thread, as bf16, into their swizzled place.
+    fn stage_sixteen_columns(&self, text: &mut String, pair: usize, place: usize) {
+        let (part, chunk) = (place / 4, place % 4 * 2);
+        line(text, format!("add.u32 t0, lane_chunk, {chunk};\nxor.b32 t0, t0, lane_row;"));
+        line(text, "shl.b32 t0, t0, 4;\nadd.u32 t0, t0, lane;".into());
+        for i in 0..4 {
+            let low = 8 * pair + 2 * i;
+            line(text, format!("cvt.rn.bf16x2.f32 x{i}, d{}, d{low};", low + 1));
+        }
+        let offset = part * BOX;
+        line(text, format!("stmatrix.sync.aligned.m8n8.x4.shared.b16 [t0+{offset}], {{x0, x1, x2, x3}};"));
+    }
+}
+
+fn line(text: &mut String, line: String) {
+    let _ = writeln!(text, "{line}");
+}
+
+/// Copies `outer` rows or columns of an operand, 64 deep.
+fn operand(text: &mut String, (to, map, first): (&str, &str, &str), major: Major, outer: usize) {
+    let copy = |to: &str, from: String| {
+        format!(
+            "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{to}], \
+             [{map}, {{{from}}}], [full];"
+        )
+    };
+    match major {
+        Major::Depth => line(text, copy(to, format!("t2, {first}"))),
+        Major::Outer => {
+            for part in 0..outer / 64 {
+                line(text, format!("add.u32 t0, {to}, {};\nadd.u32 t1, {first}, {};", part * BOX, part * 64));
+                line(text, copy("t0", "t1, t2".to_string()));
+            }
+        }
+    }
+}
+
+/// The constant bits of a shared-memory descriptor: 128-byte swizzle, and two strides in units of 16
+/// bytes: between blocks of 64 along the outer axis, and between groups of eight rows.
+fn layout(major: Major) -> String {
+    let between_blocks = match major {
+        Major::Depth => 1,
+        Major::Outer => BOX / 16,
+    };
+    let between_groups = 8 * 2 * LINE / 16;
+    format!("{:#x}", 1u64 << 62 | (between_groups as u64) << 32 | (between_blocks as u64) << 16)
+}
+
+/// What a descriptor grows by for the next 16 of the depth, in units of 16 bytes.
+fn sixteen_deeper(major: Major) -> usize {
+    match major {
+        Major::Depth => 2,
+        Major::Outer => 16 * 2 * LINE / 16,
+    }
+}
