@@ -21,6 +21,11 @@ use tracing_subscriber::EnvFilter;
 use args::{Cli, Command};
 use interrupt::{EXIT_INTERRUPTED, Interrupted};
 
+/// A training step allocates and frees a few hundred tensors; the system's allocator gives their pages
+/// back to the kernel every time, which is a tenth of a step on the CPU.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));

@@ -237,7 +237,15 @@ fn a_small_run_writes_everything_and_its_student_answers() {
     let run_folder = folder.path().join("runs/demo-1");
     assert_eq!(
         entries(&run_folder),
-        ["metrics.jsonl", "recipe.toml", "report.html", "run.json", "student", "summary.json"]
+        [
+            "matrices.svg",
+            "metrics.jsonl",
+            "recipe.toml",
+            "report.html",
+            "run.json",
+            "student",
+            "summary.json"
+        ]
     );
     let summary = json(&run_folder.join("summary.json"));
     for figure in [

@@ -39,6 +39,7 @@ mod mixer;
 pub mod norm;
 pub mod rope;
 mod segments;
+mod softmax;
 mod ssd;
 
 pub use backbone::{Backbone, State};

@@ -78,9 +78,12 @@ impl NormConfig {
 impl RmsNorm {
     /// Normalises the last axis of `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let dtype = x.dtype();
-        let normal = unit_rms(x.cast(wide(dtype)), self.epsilon).cast(dtype);
-        normal * self.weight.val().unsqueeze()
+        let (dtype, weight) = (x.dtype(), self.weight.val());
+        #[cfg(feature = "flex")]
+        if weight.dtype() == dtype && crate::kernels::available(&x.device(), dtype) {
+            return crate::kernels::native_rms_norm(x, weight, self.epsilon);
+        }
+        unit_rms(x.cast(wide(dtype)), self.epsilon).cast(dtype) * weight.unsqueeze()
     }
 }
 
@@ -123,4 +126,32 @@ fn ones(d: usize, device: &Device) -> Param<Tensor<1>> {
 /// The dtype that reductions and exponentials are computed in: f64 for f64, else f32.
 pub(crate) fn wide(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    #[test]
+    fn the_native_rms_norm_equals_the_tensor_operations_forward_and_backward() {
+        for (dtype, limit) in [(DType::F32, 2e-6), (DType::F64, 1e-14)] {
+            let device = Device::flex().autodiff();
+            let random = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 2.0), (&device, dtype));
+            let weight = random([1, 37]).reshape([37]).require_grad();
+            let (x, cotangent) = (random([130, 37]).require_grad(), random([130, 37]));
+            let norm = RmsNorm { weight: Param::from_tensor(weight), epsilon: 1e-5 };
+            let run = |y: Tensor<2>| {
+                let grads = (y.clone() * cotangent.clone()).sum().backward();
+                let weight = norm.weight.val().grad(&grads).expect("a gradient");
+                [y.inner(), x.grad(&grads).expect("a gradient"), weight.unsqueeze()]
+            };
+            let plain = unit_rms(x.clone(), 1e-5) * norm.weight.val().unsqueeze();
+            for (native, plain) in run(norm.forward(x.clone())).into_iter().zip(run(plain)) {
+                let size: f64 = plain.clone().square().sum().sqrt().into_scalar();
+                let error: f64 = (native - plain).square().sum().sqrt().into_scalar();
+                assert!(error <= limit * size, "{dtype:?}: {error} of {size}");
+            }
+        }
+    }
 }

@@ -42,10 +42,42 @@ impl Square {
 
 /// Draws the square; the query runs down, the key to the right.
 pub fn picture(square: &Square) -> String {
+    let place =
+        format!("class=\"heat\" xmlns=\"http://www.w3.org/2000/svg\" width=\"{SIDE}\" height=\"{SIDE}\"");
+    placed(square, &place)
+}
+
+/// A picture of its own: one row of squares for every name, one column for every heading.
+///
+/// # Panics
+/// When a row has not as many squares as there are headings.
+pub fn sheet(headings: &[String], rows: &[(&str, Vec<&Square>)]) -> String {
+    let (left, top, cell, gap) = (64, 24, 112, 8);
+    let (width, height) = (left + headings.len() * (cell + gap), top + rows.len() * (cell + gap));
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+         height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\" fill=\"#808080\">"
+    );
+    for (column, heading) in headings.iter().enumerate() {
+        let _ = write!(svg, "<text x=\"{}\" y=\"16\">{heading}</text>", left + column * (cell + gap));
+    }
+    for (row, (name, squares)) in rows.iter().enumerate() {
+        assert_eq!(squares.len(), headings.len(), "one square for every heading");
+        let y = top + row * (cell + gap);
+        let _ = write!(svg, "<text x=\"0\" y=\"{}\">{name}</text>", y + cell / 2);
+        for (column, square) in squares.iter().enumerate() {
+            let x = left + column * (cell + gap);
+            svg += &placed(square, &format!("x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\""));
+        }
+    }
+    svg + "</svg>"
+}
+
+/// The square as an `<svg>` element with the attributes of `place`.
+fn placed(square: &Square, place: &str) -> String {
     let side = square.side;
     let mut svg = format!(
-        "<svg class=\"heat\" xmlns=\"http://www.w3.org/2000/svg\" width=\"{SIDE}\" height=\"{SIDE}\" \
-         viewBox=\"0 0 {side} {side}\" shape-rendering=\"crispEdges\" role=\"img\">\
+        "<svg {place} viewBox=\"0 0 {side} {side}\" shape-rendering=\"crispEdges\" role=\"img\">\
          <rect width=\"{side}\" height=\"{side}\" fill=\"{}\"/><g fill=\"none\" transform=\"translate(0 .5)\">",
         COLORS[0]
     );
@@ -125,6 +157,15 @@ mod tests {
     fn cells_of_one_colour_in_a_row_are_one_run() {
         let svg = picture(&Square::new(vec![1.0, 0.0, 0.5, 0.5], 2));
         assert!(svg.contains("M0 0h1") && svg.contains("M0 1h2"), "{svg}");
+    }
+
+    #[test]
+    fn a_sheet_holds_every_square_and_name() {
+        let square = Square::new(vec![1.0, 0.0, 0.5, 0.5], 2);
+        let svg =
+            sheet(&["one".into(), "two".into()], &[("above", vec![&square; 2]), ("below", vec![&square; 2])]);
+        assert_eq!(svg.matches("<path").count(), 8);
+        assert!(["one", "two", "above", "below"].iter().all(|name| svg.contains(&format!(">{name}<"))));
     }
 
     #[test]

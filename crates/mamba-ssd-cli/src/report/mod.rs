@@ -73,6 +73,15 @@ impl Report<'_> {
         Ok(html::page("mamba-ssd distill", &body))
     }
 
+    /// The mixing matrices as one SVG picture, the teacher's above the student's.
+    pub fn matrices_svg(&self) -> String {
+        let headings: Vec<String> =
+            self.matrices.iter().map(|pair| format!("layer {}, head {}", pair.layer, pair.head)).collect();
+        let column = |of: fn(&MatrixPair) -> &Square| self.matrices.iter().map(of).collect();
+        let rows = [("attention", column(|pair| &pair.teacher)), ("Mamba-2", column(|pair| &pair.student))];
+        heatmap::sheet(&headings, &rows)
+    }
+
     fn result(&self) -> Result<String> {
         let summary = self.summary;
         let title = "Perplexity of the held-out texts, after each stage";

@@ -16,11 +16,11 @@ use super::scan::{Head, HeadGradients};
 macro_rules! with_real {
     ($tensor:expr, $type:ident => $body:expr) => {
         match $tensor.dtype() {
-            DType::F32 => {
+            burn::tensor::DType::F32 => {
                 type $type = f32;
                 $body
             }
-            DType::F64 => {
+            burn::tensor::DType::F64 => {
                 type $type = f64;
                 $body
             }
@@ -28,6 +28,7 @@ macro_rules! with_real {
         }
     };
 }
+pub(super) use with_real;
 
 impl SsdOps for Flex {
     fn ssd_forward(
@@ -121,7 +122,7 @@ impl KernelOps for Flex {
     }
 }
 
-fn integers(tensor: &FlexTensor) -> Vec<i64> {
+pub(super) fn integers(tensor: &FlexTensor) -> Vec<i64> {
     let tensor = tensor.to_contiguous();
     match tensor.dtype() {
         DType::I32 => tensor.storage::<i32>().iter().map(|&value| i64::from(value)).collect(),

@@ -20,7 +20,13 @@ mod ops;
 #[cfg(feature = "flex")]
 mod real;
 #[cfg(feature = "flex")]
+mod rms;
+#[cfg(feature = "flex")]
+mod rows;
+#[cfg(feature = "flex")]
 mod scan;
+#[cfg(feature = "flex")]
+mod softmax;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::Tensor;
@@ -30,6 +36,8 @@ use burn::tensor::{DType, Device, Int};
 #[cfg(feature = "flex")]
 use ops::KernelOps;
 use ops::SsdOps;
+#[cfg(feature = "flex")]
+pub(crate) use rows::{native_causal_softmax, native_rms_norm};
 
 #[cfg(feature = "cube")]
 pub use cube::emulate_tensor_cores;
@@ -62,14 +70,13 @@ impl Native {
     }
 }
 
-/// SSD by the native kernel of the input's device, or the input back where there is none.
-pub(crate) fn native_scan(input: SsdInput) -> Result<SsdOutput, SsdInput> {
-    let prepared = match Native::of(&input) {
+/// SSD by the native kernel of the input's device, if it has one.
+pub(crate) fn native_scan(input: &SsdInput) -> Option<SsdOutput> {
+    let prepared = match Native::of(input)? {
         #[cfg(feature = "flex")]
-        Some(Native::Wide) => input.prepare(),
+        Native::Wide => input.clone().prepare(),
         #[cfg(feature = "cube")]
-        Some(Native::Mixed) => input.fold_borders(),
-        None => return Err(input),
+        Native::Mixed => input.clone().fold_borders(),
     };
     let Prepared { x, log_a, b, c, state, dtype } = prepared;
     let (y, state) = Dispatch::ssd_forward(
@@ -79,7 +86,7 @@ pub(crate) fn native_scan(input: SsdInput) -> Result<SsdOutput, SsdInput> {
         c.into_dispatch(),
         state.into_dispatch(),
     );
-    Ok(SsdOutput { y: Tensor::<4>::from_dispatch(y).cast(dtype), state: Tensor::from_dispatch(state) })
+    Some(SsdOutput { y: Tensor::<4>::from_dispatch(y).cast(dtype), state: Tensor::from_dispatch(state) })
 }
 
 /// Whether the convolution and the gate have native kernels on `device` in `dtype`.

@@ -1,6 +1,6 @@
 //! Numbers the kernels are generic over, and the inner loops that must vectorise.
 
-use std::ops::{Add, AddAssign, Mul, MulAssign, Sub};
+use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Sub};
 
 /// f32 or f64.
 pub(super) trait Real:
@@ -11,12 +11,22 @@ pub(super) trait Real:
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
+    + Div<Output = Self>
+    + PartialOrd
     + AddAssign
     + MulAssign
 {
     const ONE: Self;
 
+    /// `value` in this type.
+    fn of(value: f64) -> Self;
+
+    fn sqrt(self) -> Self;
+
     fn exp(self) -> Self;
+
+    /// `exp` in arithmetic that vectorises; below the range of normal numbers it is not 0 but tiny.
+    fn exp_in_lanes(self) -> Self;
 
     /// `1 / (1 + exp(-x))`.
     fn sigmoid(self) -> Self;
@@ -26,8 +36,23 @@ impl Real for f32 {
     const ONE: Self = 1.0;
 
     #[inline(always)]
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f32::sqrt(self)
+    }
+
+    #[inline(always)]
     fn exp(self) -> Self {
         f32::exp(self)
+    }
+
+    #[inline(always)]
+    fn exp_in_lanes(self) -> Self {
+        exp_in_lanes(self)
     }
 
     #[inline(always)]
@@ -57,7 +82,22 @@ impl Real for f64 {
     const ONE: Self = 1.0;
 
     #[inline(always)]
+    fn of(value: f64) -> Self {
+        value
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> Self {
+        f64::sqrt(self)
+    }
+
+    #[inline(always)]
     fn exp(self) -> Self {
+        f64::exp(self)
+    }
+
+    #[inline(always)]
+    fn exp_in_lanes(self) -> Self {
         f64::exp(self)
     }
 

@@ -10,17 +10,13 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
 use super::{MatrixMixer, MixerState};
 use crate::Segments;
-use crate::norm::wide;
 use crate::rope::{RotaryConfig, rotate};
-
-/// A score that softmax turns into exactly 0.
-const MASKED: f64 = -1e30;
+use crate::softmax::causal_softmax;
 
 /// Shapes of an [`Attention`].
 #[derive(Config, Debug)]
@@ -115,18 +111,11 @@ impl Attention {
         split_heads(self.v_proj.forward(u), self.config.n_kv_heads).swap_dims(1, 2)
     }
 
-    /// Attention probabilities of `q [b h t d]` over `k [b kv s d]`; `masked [t s]` or `[b t s]`.
-    fn probabilities(&self, q: Tensor<4>, k: Tensor<4>, masked: Option<Tensor<4, Bool>>) -> Tensor<4> {
-        let dtype = q.dtype();
+    /// Attention probabilities of `q [b h t d]` over `k [b kv s d]`.
+    fn probabilities(&self, q: Tensor<4>, k: Tensor<4>, segments: Option<&Segments>) -> Tensor<4> {
         let scale = (self.config.head_dim as f64).powf(-0.5);
         let k = kv_to_heads(k, self.config.n_heads);
-        let scores = q.matmul(k.transpose()).cast(wide(dtype)) * scale;
-        let shape = scores.shape();
-        let scores = match masked {
-            Some(masked) => scores.mask_fill(masked.expand(shape), MASKED),
-            None => scores,
-        };
-        softmax(scores, 3).cast(dtype)
+        causal_softmax((q * scale).matmul(k.transpose()), segments)
     }
 
     /// Appends `u` to the cache and attends over it.
@@ -137,9 +126,7 @@ impl Attention {
         let positions = positions(past, t, &u.device());
         let k = append(past_k, self.keys(u.clone(), positions.clone()));
         let v = append(past_v, self.kv_values(u.clone()));
-        let masked = (t > 1)
-            .then(|| Tensor::<2, Bool>::tril_mask([t, past + t], past as i64, &u.device()).unsqueeze::<4>());
-        let m = self.probabilities(self.queries(u.clone(), positions), k.clone(), masked);
+        let m = self.probabilities(self.queries(u.clone(), positions), k.clone(), None);
         let mixed = m.matmul(kv_to_heads(v.clone(), self.config.n_heads)).swap_dims(1, 2);
         (self.output(mixed, u), MixerState::Attention { k, v })
     }
@@ -177,17 +164,12 @@ impl MatrixMixer for Attention {
     fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
         let [_, t, _] = u.dims();
         let device = u.device();
-        let future = Tensor::<2, Bool>::tril_mask([t, t], 0, &device).unsqueeze::<4>();
-        let (positions, masked) = match segments {
-            Some(segments) => {
-                let other = segments.same_document().bool_not().unsqueeze_dim::<4>(1);
-                let shape = other.shape();
-                (segments.positions(), other.bool_or(future.expand(shape)))
-            }
-            None => (positions(0, t, &device), future),
+        let positions = match segments {
+            Some(segments) => segments.positions(),
+            None => positions(0, t, &device),
         };
         let q = self.queries(u.clone(), positions.clone());
-        self.probabilities(q, self.keys(u, positions), Some(masked))
+        self.probabilities(q, self.keys(u, positions), segments)
     }
 
     fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {

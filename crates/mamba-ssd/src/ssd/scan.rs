@@ -10,7 +10,8 @@ use super::{SsdInput, SsdOutput, chunk_scan};
 /// If `chunk` is 0.
 pub fn scan(input: SsdInput, chunk: usize) -> SsdOutput {
     #[cfg(any(feature = "flex", feature = "cube"))]
-    return crate::kernels::native_scan(input).unwrap_or_else(|input| chunk_scan(input, chunk));
-    #[cfg(not(any(feature = "flex", feature = "cube")))]
+    if let Some(output) = crate::kernels::native_scan(&input) {
+        return output;
+    }
     chunk_scan(input, chunk)
 }

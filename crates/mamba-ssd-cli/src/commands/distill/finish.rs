@@ -21,6 +21,7 @@ use crate::summary::{Sample, StageSummary, Summary};
 const STUDENT: &str = "student";
 const SUMMARY: &str = "summary.json";
 const REPORT: &str = "report.html";
+const MATRICES: &str = "matrices.svg";
 
 /// Writes the student's folder, whole or not at all.
 ///
@@ -55,6 +56,9 @@ pub fn write_results(session: &Session, student: &Model, stages: &[StageReport])
         recipe: &session.folder.recipe.to_toml()?,
     };
     files::write(&folder.join(REPORT), report.html()?)?;
+    if !report.matrices.is_empty() {
+        files::write(&folder.join(MATRICES), report.matrices_svg())?;
+    }
     files::write(&folder.join(SUMMARY), serde_json::to_string_pretty(&summary)? + "\n")?;
     Ok(summary)
 }
