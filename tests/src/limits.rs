@@ -50,6 +50,13 @@ pub const LIMITS: &[(&str, &str, DType, Errors)] = &[
     ("flex", "recurrent", DType::BF16, Errors { y: 2.1e-2, state: 1.2e-6, gradient: 2.4e-2 }),
     ("flex", "scan", DType::BF16, Errors { y: 2.1e-2, state: 1.2e-6, gradient: 2.4e-2 }),
     ("flex", "chunk_scan", DType::BF16, Errors { y: 2.1e-2, state: 8.9e-7, gradient: 2.4e-2 }),
+    ("wgpu", "matrix", DType::F32, Errors { y: 1.7e-6, state: 1.3e-6, gradient: 3.4e-6 }),
+    ("wgpu", "chunk_scan_16", DType::F32, Errors { y: 1.7e-6, state: 1.6e-6, gradient: 2.8e-6 }),
+    ("wgpu", "chunk_scan_64", DType::F32, Errors { y: 1.7e-6, state: 1.7e-6, gradient: 2.4e-6 }),
+    ("wgpu", "chunk_scan_128", DType::F32, Errors { y: 1.7e-6, state: 1.7e-6, gradient: 2.4e-6 }),
+    ("wgpu", "recurrent", DType::F32, Errors { y: 4.8e-6, state: 5.2e-6, gradient: 7.8e-6 }),
+    ("wgpu", "scan", DType::F32, Errors { y: 4.8e-6, state: 5.2e-6, gradient: 5.0e-6 }),
+    ("wgpu", "chunk_scan", DType::F32, Errors { y: 1.8e-6, state: 1.8e-6, gradient: 4.4e-6 }),
 ];
 
 /// The limit of one row on the backend under test.

@@ -50,14 +50,11 @@ fn agree(shape: [usize; 6], rows: usize, reverse: bool) {
 
 #[test]
 fn blocks_of_tokens_equal_the_recurrence() {
-    agree([1, 5, 1, 16, 1, 16], 1, false);
-    agree([2, 37, 4, 9, 2, 20], 1, false);
-    agree([1, 300, 2, 40, 1, 16], 2, false);
+    agree([2, 37, 4, 9, 2, 12], 1, false);
+    agree([1, 100, 2, 40, 1, 16], 2, false);
 }
 
 #[test]
 fn gradients_by_blocks_equal_those_of_the_recurrence() {
-    agree([1, 5, 1, 16, 1, 16], 1, true);
-    agree([2, 37, 4, 9, 2, 20], 1, true);
-    agree([1, 300, 2, 20, 1, 16], 1, true);
+    agree([2, 37, 4, 20, 2, 12], 1, true);
 }

@@ -23,8 +23,10 @@ pub(super) struct Blocks {
     pub rows: usize,
     /// The state size, padded to a multiple of 16.
     pub n: usize,
-    /// Numbers in an access to global memory.
+    /// Numbers in an access of a unit to a tile in global memory.
     pub wide: usize,
+    /// Numbers in an access to what a unit holds of a product: 2, or 1 where memory cannot be reinterpreted.
+    pub pair: usize,
     /// Whether outputs are wanted, or only states.
     pub outputs: bool,
     /// Write the state that enters every chunk, instead of the last one.
@@ -102,14 +104,14 @@ pub(super) struct Spot {
 
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)] // a kernel takes its arrays one by one
-pub(super) fn chunks<E: Float, W: Size>(
-    x: &[Vector<E, W>], // b t h p
-    b: &[Vector<E, W>], // b t g n
-    c: &[Vector<E, W>], // b t g n
-    log_a: &[f32],      // b t h
-    entering: &[f32],   // b h spans p n
-    y: &mut [E],        // b t h p
-    states: &mut [f32], // b h spans p n
+pub(super) fn chunks<E: Float, W: Size, O: Size>(
+    x: &[Vector<E, W>],            // b t h p
+    b: &[Vector<E, W>],            // b t g n
+    c: &[Vector<E, W>],            // b t g n
+    log_a: &[f32],                 // b t h
+    entering: &[Vector<f32, O>],   // b h spans p n
+    y: &mut [Vector<E, O>],        // b t h p
+    states: &mut [Vector<f32, O>], // b h spans p n
     sizes: ChunkSizes,
     #[comptime] blocks: Blocks,
     #[define(E)] _dtype: ElemType,
@@ -125,7 +127,7 @@ pub(super) fn chunks<E: Float, W: Size>(
     let mut bs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
     let mut cs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
     let mut hs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut decays = Shared::<[f32]>::new_slice(comptime!(q * ls));
+    let mut decays = Shared::<[One<f32>]>::new_aligned_slice(comptime!(q * ls), 16usize);
     let mut from_start = Shared::<[f32]>::new_slice(q);
     let mut logs = Shared::<[f32]>::new_slice(q);
     let mut scratch =
@@ -135,7 +137,7 @@ pub(super) fn chunks<E: Float, W: Size>(
     let mut next_b = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
     let mut next_c = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
     let mut state = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
-    load_state(&mut state, entering, &spot, &sizes, blocks);
+    load_state::<O>(&mut state, entering, &spot, &sizes, blocks);
 
     fetch_values::<E, W>(&mut next_x, x, spot.first, &spot, &sizes, blocks);
     fetch_projections::<E, W>(&mut next_b, b, spot.first, &spot, &sizes, blocks);
@@ -149,7 +151,7 @@ pub(super) fn chunks<E: Float, W: Size>(
         put::<E, W>(&next_x, &mut xs, q, ps, blocks);
         put::<E, W>(&next_b, &mut bs, blocks.n, ns, blocks);
         put::<E, W>(&next_c, &mut cs, blocks.n, ns, blocks);
-        put_state::<E>(&state, &mut hs, &spot, blocks);
+        put_state::<E, O>(&state, &mut hs, &spot, blocks);
         if unit < q {
             logs[unit] = log_decay;
         }
@@ -162,7 +164,7 @@ pub(super) fn chunks<E: Float, W: Size>(
         }
         if blocks.save {
             let slots = sizes.t.div_ceil(q);
-            store_state(&state, states, token / q, slots, &spot, &sizes, blocks);
+            store_state::<O>(&state, states, token / q, slots, &spot, &sizes, blocks);
         }
         decay_table(&logs, &mut decays, &mut from_start, blocks);
         sync_cube();
@@ -199,9 +201,10 @@ pub(super) fn chunks<E: Float, W: Size>(
             }
             #[unroll]
             for tile in 0..comptime!(2 * blocks.rows) {
-                scores[comptime!(2 * tile)] *= decay_pair(&decays, row, comptime!(8 * tile) + spot.i, ls);
+                scores[comptime!(2 * tile)] *=
+                    decay_pair::<O>(&decays, row, comptime!(8 * tile) + spot.i, ls, blocks);
                 scores[comptime!(2 * tile + 1)] *=
-                    decay_pair(&decays, row + 8, comptime!(8 * tile) + spot.i, ls);
+                    decay_pair::<O>(&decays, row + 8, comptime!(8 * tile) + spot.i, ls, blocks);
             }
             #[unroll]
             for k in 0..blocks.rows {
@@ -216,8 +219,16 @@ pub(super) fn chunks<E: Float, W: Size>(
             #[unroll]
             for tile in 0..blocks.rows {
                 let column = spot.p + 8 * (spot.half * blocks.rows + tile) + spot.i;
-                store_pair::<E>(y, sums[comptime!(2 * tile)], token + row, column, &spot, &sizes);
-                store_pair::<E>(y, sums[comptime!(2 * tile + 1)], token + row + 8, column, &spot, &sizes);
+                store_pair::<E, O>(y, sums[comptime!(2 * tile)], token + row, column, &spot, &sizes, blocks);
+                store_pair::<E, O>(
+                    y,
+                    sums[comptime!(2 * tile + 1)],
+                    token + row + 8,
+                    column,
+                    &spot,
+                    &sizes,
+                    blocks,
+                );
             }
         }
 
@@ -233,7 +244,7 @@ pub(super) fn chunks<E: Float, W: Size>(
             #[unroll]
             for i in 0..4usize {
                 let s = comptime!(16 * k + i / 2 * 8) + spot.i;
-                let scale = decay_pair(&decays, comptime!(q - 1).runtime(), s, ls);
+                let scale = decay_pair::<O>(&decays, comptime!(q - 1).runtime(), s, ls, blocks);
                 left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
             }
             #[unroll]
@@ -246,7 +257,7 @@ pub(super) fn chunks<E: Float, W: Size>(
     }
     if !blocks.save {
         let spans = CUBE_COUNT_Z as usize;
-        store_state(&state, states, CUBE_POS_Z as usize, spans, &spot, &sizes, blocks);
+        store_state::<O>(&state, states, CUBE_POS_Z as usize, spans, &spot, &sizes, blocks);
     }
 }
 
@@ -368,21 +379,20 @@ pub(super) fn put<E: Float, W: Size>(
 
 /// The state, rounded, as a tile in shared memory.
 #[cube]
-pub(super) fn put_state<E: Float>(
+pub(super) fn put_state<E: Float, O: Size>(
     state: &Array<Pair<f32>>,
     to: &mut Shared<[One<E>]>,
     spot: &Spot,
     #[comptime] blocks: Blocks,
 ) {
     let n_tiles = comptime!(blocks.n / 16);
+    let pairs = to.with_vector_size_mut::<O>();
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
         let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        #[unroll]
-        for j in 0..2usize {
-            to[row * comptime!(blocks.n_stride()) + column + j] = One::new(E::cast_from(state[i].extract(j)));
-        }
+        let at = row * comptime!(blocks.n_stride()) + column;
+        write_pair::<E, O>(pairs, at, Pair::<E>::cast_from(state[i]), blocks);
     }
 }
 
@@ -391,7 +401,7 @@ pub(super) fn put_state<E: Float>(
 #[cube]
 pub(super) fn decay_table(
     logs: &Shared<[f32]>,
-    decays: &mut Shared<[f32]>,
+    decays: &mut Shared<[One<f32>]>,
     from_start: &mut Shared<[f32]>,
     #[comptime] blocks: Blocks,
 ) {
@@ -411,7 +421,7 @@ pub(super) fn decay_table(
                 decay = sum.exp();
                 sum += logs[s];
             }
-            decays[l * comptime!(blocks.decay_stride()) + s] = decay;
+            decays[l * comptime!(blocks.decay_stride()) + s] = One::new(decay);
         }
         if block == 0 {
             from_start[l] = sum.exp();
@@ -420,34 +430,116 @@ pub(super) fn decay_table(
 }
 
 #[cube]
-pub(super) fn decay_pair(decays: &Shared<[f32]>, l: usize, s: usize, #[comptime] stride: usize) -> Pair<f32> {
-    let mut pair = Pair::<f32>::new(decays[l * stride + s]);
-    pair.insert(1usize, decays[l * stride + s + 1]);
+pub(super) fn decay_pair<O: Size>(
+    decays: &Shared<[One<f32>]>,
+    l: usize,
+    s: usize,
+    #[comptime] stride: usize,
+    #[comptime] blocks: Blocks,
+) -> Pair<f32> {
+    read_pair::<f32, O>(decays.with_vector_size::<O>(), l * stride + s, blocks)
+}
+
+/// Two numbers from an even place on.
+#[cube]
+pub(super) fn read_pair<E: Float, O: Size>(
+    from: &[Vector<E, O>],
+    at: usize,
+    #[comptime] blocks: Blocks,
+) -> Pair<E> {
+    if comptime!(blocks.pair == 2) {
+        Pair::<E>::cast_from(from[at / 2])
+    } else {
+        let mut pair = Pair::<E>::new(from[at].extract(0usize));
+        pair.insert(1usize, from[at + 1].extract(0usize));
+        pair
+    }
+}
+
+#[cube]
+pub(super) fn write_pair<E: Float, O: Size>(
+    to: &mut [Vector<E, O>],
+    at: usize,
+    pair: Pair<E>,
+    #[comptime] blocks: Blocks,
+) {
+    if comptime!(blocks.pair == 2) {
+        to[at / 2] = Vector::<E, O>::cast_from(pair);
+    } else {
+        to[at] = Vector::<E, O>::new(pair.extract(0usize));
+        to[at + 1] = Vector::<E, O>::new(pair.extract(1usize));
+    }
+}
+
+/// Writes what of a pair lies before column `width` of a row that starts at `row`.
+#[cube]
+pub(super) fn write_inside<E: Float, O: Size>(
+    to: &mut [Vector<E, O>],
+    row: usize,
+    column: usize,
+    width: usize,
+    pair: Pair<E>,
+    #[comptime] blocks: Blocks,
+) {
+    if comptime!(blocks.pair == 2) {
+        if column < width {
+            to[(row + column) / 2] = Vector::<E, O>::cast_from(pair);
+        }
+    } else {
+        #[unroll]
+        for j in 0..2usize {
+            if column + j < width {
+                to[row + column + j] = Vector::<E, O>::new(pair.extract(j));
+            }
+        }
+    }
+}
+
+/// What of a pair lies before column `width`, and 0 beyond.
+#[cube]
+pub(super) fn read_inside<E: Float, O: Size>(
+    from: &[Vector<E, O>],
+    row: usize,
+    column: usize,
+    width: usize,
+    #[comptime] blocks: Blocks,
+) -> Pair<E> {
+    let mut pair = Pair::<E>::new(E::new(0.0));
+    if comptime!(blocks.pair == 2) {
+        if column < width {
+            pair = Pair::<E>::cast_from(from[(row + column) / 2]);
+        }
+    } else {
+        #[unroll]
+        for j in 0..2usize {
+            if column + j < width {
+                pair.insert(j, from[row + column + j].extract(0usize));
+            }
+        }
+    }
     pair
 }
 
 #[cube]
-pub(super) fn store_pair<E: Float>(
-    to: &mut [E],
+pub(super) fn store_pair<E: Float, O: Size>(
+    to: &mut [Vector<E, O>],
     pair: Pair<f32>,
     token: usize,
     column: usize,
     spot: &Spot,
     sizes: &ChunkSizes,
+    #[comptime] blocks: Blocks,
 ) {
-    let row = (spot.batch * sizes.t + token) * sizes.heads + spot.head;
-    #[unroll]
-    for i in 0..2usize {
-        if token < spot.end && column + i < sizes.p {
-            to[row * sizes.p + column + i] = E::cast_from(pair.extract(i));
-        }
+    if token < spot.end {
+        let row = (spot.batch * sizes.t + token) * sizes.heads + spot.head;
+        write_inside::<E, O>(to, row * sizes.p, column, sizes.p, Pair::<E>::cast_from(pair), blocks);
     }
 }
 
 #[cube]
-pub(super) fn load_state(
+pub(super) fn load_state<O: Size>(
     state: &mut Array<Pair<f32>>,
-    from: &[f32],
+    from: &[Vector<f32, O>],
     spot: &Spot,
     sizes: &ChunkSizes,
     #[comptime] blocks: Blocks,
@@ -459,11 +551,9 @@ pub(super) fn load_state(
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
         let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
         let mut pair = Pair::<f32>::new(0.0);
-        #[unroll]
-        for j in 0..2usize {
-            if row < sizes.p && column + j < sizes.n {
-                pair.insert(j, from[(slot * sizes.p + row) * sizes.n + column + j]);
-            }
+        if row < sizes.p {
+            let first = (slot * sizes.p + row) * sizes.n;
+            pair = read_inside::<f32, O>(from, first, column, sizes.n, blocks);
         }
         state[i] = pair;
     }
@@ -471,9 +561,9 @@ pub(super) fn load_state(
 
 #[cube]
 #[allow(clippy::too_many_arguments)]
-pub(super) fn store_state(
+pub(super) fn store_state<O: Size>(
     state: &Array<Pair<f32>>,
-    to: &mut [f32],
+    to: &mut [Vector<f32, O>],
     slot: usize,
     slots: usize,
     spot: &Spot,
@@ -486,11 +576,8 @@ pub(super) fn store_state(
     for i in 0..comptime!(2 * n_tiles) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
         let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        #[unroll]
-        for j in 0..2usize {
-            if row < sizes.p && column + j < sizes.n {
-                to[(first + row) * sizes.n + column + j] = state[i].extract(j);
-            }
+        if row < sizes.p {
+            write_inside::<f32, O>(to, (first + row) * sizes.n, column, sizes.n, state[i], blocks);
         }
     }
 }

@@ -18,7 +18,7 @@ use cubecl::prelude::*;
 
 use super::chunks::{
     Blocks, ChunkSizes, Spot, clear, decay_pair, decay_table, fetch_log, fetch_projections, fetch_values,
-    load_state, put, put_state, spot, store_pair, store_state,
+    load_state, put, put_state, read_inside, spot, store_pair, store_state, write_inside, write_pair,
 };
 use super::mma::{One, Pair, SCRATCH, as_a, load_a, load_b, multiply};
 
@@ -27,19 +27,19 @@ const PARTS: usize = 8;
 
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)] // a kernel takes its arrays one by one
-pub(super) fn gradients<E: Float, W: Size>(
-    x: &[Vector<E, W>],  // b t h p
-    b: &[Vector<E, W>],  // b t g n
-    c: &[Vector<E, W>],  // b t g n
-    dy: &[Vector<E, W>], // b t h p
-    log_a: &[f32],       // b t h
-    entering: &[f32],    // b h spans p n
-    borders: &[f32],     // b h chunks p n
-    dx: &mut [E],        // b t h p
-    db: &mut [E],        // b t h tiles n
-    dc: &mut [E],        // b t h tiles n
-    dlog_a: &mut [f32],  // b t h tiles
-    states: &mut [f32],  // b h spans p n
+pub(super) fn gradients<E: Float, W: Size, O: Size>(
+    x: &[Vector<E, W>],            // b t h p
+    b: &[Vector<E, W>],            // b t g n
+    c: &[Vector<E, W>],            // b t g n
+    dy: &[Vector<E, W>],           // b t h p
+    log_a: &[f32],                 // b t h
+    entering: &[Vector<f32, O>],   // b h spans p n
+    borders: &[Vector<f32, O>],    // b h chunks p n
+    dx: &mut [Vector<E, O>],       // b t h p
+    db: &mut [Vector<E, O>],       // b t h tiles n
+    dc: &mut [Vector<E, O>],       // b t h tiles n
+    dlog_a: &mut [f32],            // b t h tiles
+    states: &mut [Vector<f32, O>], // b h spans p n
     sizes: ChunkSizes,
     #[comptime] blocks: Blocks,
     #[define(E)] _dtype: ElemType,
@@ -58,7 +58,7 @@ pub(super) fn gradients<E: Float, W: Size>(
     let mut cs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
     let mut hs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
     let mut gs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut decays = Shared::<[f32]>::new_slice(comptime!(q * ls));
+    let mut decays = Shared::<[One<f32>]>::new_aligned_slice(comptime!(q * ls), 16usize);
     let mut from_start = Shared::<[f32]>::new_slice(q);
     let mut logs = Shared::<[f32]>::new_slice(q);
     let mut inside = Shared::<[f32]>::new_slice(comptime!(8 * rows * q));
@@ -72,7 +72,7 @@ pub(super) fn gradients<E: Float, W: Size>(
     let mut next_b = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
     let mut next_c = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
     let mut adjoint = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
-    load_state(&mut adjoint, entering, &spot, &sizes, blocks);
+    load_state::<O>(&mut adjoint, entering, &spot, &sizes, blocks);
 
     let count = (spot.end - spot.first).div_ceil(q);
     let last = spot.first + (count - 1) * q;
@@ -90,8 +90,8 @@ pub(super) fn gradients<E: Float, W: Size>(
         put::<E, W>(&next_y, &mut ys, q, ps, blocks);
         put::<E, W>(&next_b, &mut bs, blocks.n, ns, blocks);
         put::<E, W>(&next_c, &mut cs, blocks.n, ns, blocks);
-        put_state::<E>(&adjoint, &mut gs, &spot, blocks);
-        let product = put_border::<E>(&adjoint, borders, &mut hs, token / q, &spot, &sizes, blocks);
+        put_state::<E, O>(&adjoint, &mut gs, &spot, blocks);
+        let product = put_border::<E, O>(&adjoint, borders, &mut hs, token / q, &spot, &sizes, blocks);
         corner[unit] = product;
         if unit < q {
             logs[unit] = log_decay;
@@ -107,7 +107,8 @@ pub(super) fn gradients<E: Float, W: Size>(
         decay_table(&logs, &mut decays, &mut from_start, blocks);
         sync_cube();
         let end = comptime!(q - 1).runtime();
-        let (upper, lower) = (decays[end * ls + row], decays[end * ls + row + 8]);
+        let (upper, lower) =
+            (decays[end * ls + row].extract(0usize), decays[end * ls + row + 8].extract(0usize));
 
         // Wᵀ, Dᵀ and Mᵀ, a block of rows s
         let mut keys = Array::<Pair<f32>>::new(comptime!(4 * rows));
@@ -121,8 +122,8 @@ pub(super) fn gradients<E: Float, W: Size>(
         for i in 0..comptime!(4 * rows) {
             let s = row + comptime!(i % 2 * 8);
             let l = comptime!(i / 2 * 8) + spot.i;
-            let mut decay = Pair::<f32>::new(decays[l * ls + s]);
-            decay.insert(1usize, decays[(l + 1) * ls + s]);
+            let mut decay = Pair::<f32>::new(decays[l * ls + s].extract(0usize));
+            decay.insert(1usize, decays[(l + 1) * ls + s].extract(0usize));
             values[i] *= decay;
             terms[i] = keys[i] * values[i];
             keys[i] *= decay;
@@ -157,7 +158,15 @@ pub(super) fn gradients<E: Float, W: Size>(
         #[unroll]
         for i in 0..comptime!(2 * rows) {
             let column = spot.p + 8 * (spot.half * rows + comptime!(i / 2)) + spot.i;
-            store_pair::<E>(dx, sums[i], token + row + comptime!(i % 2 * 8), column, &spot, &sizes);
+            store_pair::<E, O>(
+                dx,
+                sums[i],
+                token + row + comptime!(i % 2 * 8),
+                column,
+                &spot,
+                &sizes,
+                blocks,
+            );
         }
 
         // dB, half of the columns of N
@@ -166,21 +175,27 @@ pub(super) fn gradients<E: Float, W: Size>(
         product_columns::<E>(&xs, &gs, &mut sums, &spot, &mut scratch, blocks);
         scale_rows(&mut sums, upper, lower, n_tiles);
         times_columns::<E>(&values, &cs, &mut sums, &spot, &mut scratch, blocks);
-        store_projection::<E>(db, &sums, token, &spot, &sizes, blocks);
+        store_projection::<E, O>(db, &sums, token, &spot, &sizes, blocks);
 
         // dC: D, a block of rows l, and half of the columns of N
         clear(&mut values, comptime!(4 * rows));
         product_rows::<E>(&ys, &xs, &mut values, &spot, rows, ps, &mut scratch, blocks);
         #[unroll]
         for i in 0..comptime!(4 * rows) {
-            values[i] *= decay_pair(&decays, row + comptime!(i % 2 * 8), comptime!(i / 2 * 8) + spot.i, ls);
+            values[i] *= decay_pair::<O>(
+                &decays,
+                row + comptime!(i % 2 * 8),
+                comptime!(i / 2 * 8) + spot.i,
+                ls,
+                blocks,
+            );
         }
         clear(&mut sums, comptime!(2 * n_tiles));
         product_columns::<E>(&ys, &hs, &mut sums, &spot, &mut scratch, blocks);
         scale_rows(&mut sums, from_start[row], from_start[row + 8], n_tiles);
         dot_rows::<E>(&sums, &cs, &mut entered, ns, &spot, n_tiles);
         times_columns::<E>(&values, &bs, &mut sums, &spot, &mut scratch, blocks);
-        store_projection::<E>(dc, &sums, token, &spot, &sizes, blocks);
+        store_projection::<E, O>(dc, &sums, token, &spot, &sizes, blocks);
 
         // G ← decay G + (decays ∘ dy)ᵀ C, half of the columns of N
         let whole = from_start[end];
@@ -223,8 +238,8 @@ pub(super) fn gradients<E: Float, W: Size>(
                 u += entered[unit * PARTS + i];
                 v += leaving[unit * PARTS + i];
             }
-            decays[unit] = u;
-            decays[ls + unit] = v;
+            decays[unit] = One::new(u);
+            decays[ls + unit] = One::new(v);
         }
         sync_cube();
         if unit < q && token + unit < spot.end {
@@ -237,13 +252,13 @@ pub(super) fn gradients<E: Float, W: Size>(
                 gradient += inside[i * q + unit];
             }
             for i in 0..q {
-                gradient += if i >= unit { decays[i] } else { decays[ls + i] };
+                gradient += decays[select(i >= unit, i, ls + i)].extract(0usize);
             }
             let place = (spot.batch * sizes.t + token + unit) * sizes.heads + spot.head;
             dlog_a[place * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize] = gradient;
         }
     }
-    store_state(&adjoint, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
+    store_state::<O>(&adjoint, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
 }
 
 /// Adds `left rightᵀ` over `16 depth` columns: the plane's block of rows of `left`, all rows of `right`.
@@ -423,9 +438,9 @@ fn sum_inside<E: Float>(
 /// The state that entered a chunk, rounded, as a tile, and a unit's part of its product with the adjoint.
 #[cube]
 #[allow(clippy::too_many_arguments)]
-fn put_border<E: Float>(
+fn put_border<E: Float, O: Size>(
     adjoint: &Array<Pair<f32>>,
-    borders: &[f32],
+    borders: &[Vector<f32, O>],
     to: &mut Shared<[One<E>]>,
     chunk: usize,
     spot: &Spot,
@@ -433,30 +448,30 @@ fn put_border<E: Float>(
     #[comptime] blocks: Blocks,
 ) -> f32 {
     let chunks = sizes.t.div_ceil(comptime!(blocks.chunk()));
-    let first = (CUBE_POS_X as usize * chunks + chunk) * sizes.p;
+    let first = (CUBE_POS_X as usize * chunks + chunk) * sizes.p + spot.p;
     let n_tiles = comptime!(blocks.n / 16);
+    let pairs = to.with_vector_size_mut::<O>();
     let mut product = f32::new(0.0);
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
         let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        #[unroll]
-        for j in 0..2usize {
-            let mut value = f32::new(0.0);
-            if spot.p + row < sizes.p && column + j < sizes.n {
-                value = borders[(first + spot.p + row) * sizes.n + column + j];
-            }
-            product += value * adjoint[i].extract(j);
-            to[row * comptime!(blocks.n_stride()) + column + j] = One::new(E::cast_from(value));
+        let mut pair = Pair::<f32>::new(0.0);
+        if spot.p + row < sizes.p {
+            pair = read_inside::<f32, O>(borders, (first + row) * sizes.n, column, sizes.n, blocks);
         }
+        let with = pair * adjoint[i];
+        product += with.extract(0usize) + with.extract(1usize);
+        let at = row * comptime!(blocks.n_stride()) + column;
+        write_pair::<E, O>(pairs, at, Pair::<E>::cast_from(pair), blocks);
     }
     product
 }
 
 /// A gradient of B or C, the tile's share of it.
 #[cube]
-fn store_projection<E: Float>(
-    to: &mut [E],
+fn store_projection<E: Float, O: Size>(
+    to: &mut [Vector<E, O>],
     sums: &Array<Pair<f32>>,
     token: usize,
     spot: &Spot,
@@ -468,13 +483,10 @@ fn store_projection<E: Float>(
     for i in 0..comptime!(2 * n_tiles) {
         let t = token + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
         let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        let head = (spot.batch * sizes.t + t) * sizes.heads + spot.head;
-        let place = (head * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize) * sizes.n;
-        #[unroll]
-        for j in 0..2usize {
-            if t < spot.end && column + j < sizes.n {
-                to[place + column + j] = E::cast_from(sums[i].extract(j));
-            }
+        if t < spot.end {
+            let head = (spot.batch * sizes.t + t) * sizes.heads + spot.head;
+            let row = (head * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize) * sizes.n;
+            write_inside::<E, O>(to, row, column, sizes.n, Pair::<E>::cast_from(sums[i]), blocks);
         }
     }
 }

@@ -72,7 +72,7 @@ impl Map {
         let hardware = &self.x.client.properties().hardware;
         let wanted = 2 * hardware.num_streaming_multiprocessors.map_or(MULTIPROCESSORS, |n| n as usize);
         let cubes = self.batch * self.heads * self.p.div_ceil(UNITS);
-        let spans = wanted.div_ceil(cubes).min(self.t / SHORTEST_SPAN).max(1);
+        let spans = (wanted / cubes).min(self.t / SHORTEST_SPAN).max(1);
         self.t.div_ceil(spans).next_multiple_of(CHUNK)
     }
 

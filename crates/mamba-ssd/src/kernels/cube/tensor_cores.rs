@@ -37,10 +37,10 @@ pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
 pub(super) fn plan(map: &Map) -> Option<Blocks> {
     if let Some(rows) = EMULATED.get() {
         let n = map.n.next_multiple_of(16);
-        return Some(Blocks { rows, n, wide: 1, outputs: true, save: false, emulated: true });
+        return Some(Blocks { rows, n, wide: 1, pair: 1, outputs: true, save: false, emulated: true });
     }
     let n = map.n.next_multiple_of(16);
-    let blocks = Blocks { rows: 4, n, wide: WIDE, outputs: true, save: false, emulated: false };
+    let blocks = Blocks { rows: 4, n, wide: WIDE, pair: 2, outputs: true, save: false, emulated: false };
     let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
     let properties = map.x.client.properties();
     let element = dtype_to_storage_type(map.x.dtype);
@@ -93,6 +93,7 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
         count(map, blocks),
         CubeDim::new_1d(blocks.units() as u32),
         blocks.wide,
+        blocks.pair,
         map.x.clone().into_buffer_arg(),
         map.b.clone().into_buffer_arg(),
         map.c.clone().into_buffer_arg(),
@@ -143,6 +144,7 @@ fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, y: &CubeTenso
         count(map, blocks),
         CubeDim::new_1d(blocks.units() as u32),
         blocks.wide,
+        blocks.pair,
         map.x.clone().into_buffer_arg(),
         map.b.clone().into_buffer_arg(),
         map.c.clone().into_buffer_arg(),
