@@ -141,8 +141,29 @@ impl Objective {
     }
 }
 
-/// Stage 1. The teacher runs up to the input of the last mixer layer: neither that layer nor
-/// anything behind it is needed.
+/// Calls `compare` for every mixer layer of the student with the teacher's hidden state that enters it.
+/// The teacher runs up to the input of the last of them: neither that layer nor anything behind it is
+/// needed.
+fn for_each_input<T: Backbone, S: Backbone>(
+    teacher: &T,
+    student: &S,
+    batch: &Batch,
+    mut compare: impl FnMut(usize, Tensor<3>),
+) {
+    let layers = mixer_layers(student);
+    let last = layers.last().copied().unwrap_or(0);
+    let mut hidden = teacher.embed(batch.tokens.clone());
+    for layer in 0..=last {
+        if layers.contains(&layer) {
+            compare(layer, hidden.clone());
+        }
+        if layer < last {
+            hidden = teacher.layer(layer, hidden, batch.segments.as_ref());
+        }
+    }
+}
+
+/// Stage 1.
 fn matrices<T: Backbone, S: Backbone>(
     teacher: &T,
     student: &S,
@@ -150,19 +171,11 @@ fn matrices<T: Backbone, S: Backbone>(
     mut sink: impl FnMut(Option<usize>, Tensor<1>),
 ) {
     let segments = batch.segments.as_ref();
-    let layers = mixer_layers(student);
-    let last = layers.last().copied().unwrap_or(0);
-    let mut hidden = teacher.embed(batch.tokens.clone());
-    for layer in 0..=last {
-        if layers.contains(&layer) {
-            let target = teacher.mixing_matrix(layer, hidden.clone(), segments);
-            let matrix = student.mixing_matrix(layer, hidden.clone(), segments);
-            sink(Some(layer), matrix_orientation(matrix, target, batch.present.as_ref()));
-        }
-        if layer < last {
-            hidden = teacher.layer(layer, hidden, segments);
-        }
-    }
+    for_each_input(teacher, student, batch, |layer, hidden| {
+        let target = teacher.mixing_matrix(layer, hidden.clone(), segments);
+        let matrix = student.mixing_matrix(layer, hidden, segments);
+        sink(Some(layer), matrix_orientation(matrix, target, batch.present.as_ref()));
+    });
 }
 
 /// Stage 2 on whole blocks, against the teacher's next hidden state before the final norm.
@@ -194,19 +207,11 @@ fn mixers<T: Backbone, S: Backbone>(
     mut sink: impl FnMut(Option<usize>, Tensor<1>),
 ) {
     let segments = batch.segments.as_ref();
-    let layers = mixer_layers(student);
-    let last = layers.last().copied().unwrap_or(0);
-    let mut hidden = teacher.embed(batch.tokens.clone());
-    for layer in 0..=last {
-        if layers.contains(&layer) {
-            let target = teacher.mixer_output(layer, hidden.clone(), segments);
-            let output = student.mixer_output(layer, hidden.clone(), segments);
-            sink(Some(layer), hidden_alignment(output, target, batch.present.as_ref()));
-        }
-        if layer < last {
-            hidden = teacher.layer(layer, hidden, segments);
-        }
-    }
+    for_each_input(teacher, student, batch, |layer, hidden| {
+        let target = teacher.mixer_output(layer, hidden.clone(), segments);
+        let output = student.mixer_output(layer, hidden, segments);
+        sink(Some(layer), hidden_alignment(output, target, batch.present.as_ref()));
+    });
 }
 
 #[derive(Clone, Copy)]

@@ -48,7 +48,7 @@ pub use gate::silu_gate;
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub use kernels::emulate_tensor_cores;
-pub use linear::{PRODUCTS, Product, project, project_transposed};
+pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba2,
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,

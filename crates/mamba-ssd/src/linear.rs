@@ -6,26 +6,30 @@
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
-/// One way to evaluate `a [m k] · b [k n]`.
+/// Which product of two matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `a b`, `a [m k]` and `b [k n]`: a layer.
+    Plain,
+    /// `a bᵀ`, `b [n k]`: a layer's gradient for its input; a tied head.
+    RightTransposed,
+    /// `aᵀ b`, `a [k m]`: a layer's gradient for its weight. Not differentiable itself.
+    LeftTransposed,
+}
+
+/// One way to evaluate a product.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     /// Its name in reports and benchmarks.
     pub name: &'static str,
-    /// `a b`, or nothing where this evaluation does not exist for the device, dtype or shape.
-    pub run: fn(Tensor<2>, Tensor<2>) -> Option<Tensor<2>>,
-    /// `a bᵀ` with `b [n k]`, likewise.
-    pub run_transposed: fn(Tensor<2>, Tensor<2>) -> Option<Tensor<2>>,
+    /// The product `[m n]`, or nothing where this evaluation does not exist for the device, the dtype or
+    /// the shape.
+    pub run: fn(Tensor<2>, Tensor<2>, Form) -> Option<Tensor<2>>,
 }
 
 /// Every evaluation of the product, the preferred one last.
-pub const PRODUCTS: &[Product] = &[
-    Product {
-        name: "burn",
-        run: |a, b| Some(a.matmul(b)),
-        run_transposed: |a, b| Some(a.matmul(b.transpose())),
-    },
-    Product { name: "native", run: |a, b| native(a, b, false), run_transposed: |a, b| native(a, b, true) },
-];
+pub const PRODUCTS: &[Product] =
+    &[Product { name: "burn", run: by_burn }, Product { name: "native", run: native }];
 
 /// `x W + bias` of a linear layer, whose weight burn keeps as `[k n]`.
 ///
@@ -33,7 +37,7 @@ pub const PRODUCTS: &[Product] = &[
 ///
 /// `x [.. k]`; returns `[.. n]`.
 pub fn project<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
-    let product = product(x, linear.weight.val(), false);
+    let product = product(x, linear.weight.val(), Form::Plain);
     match &linear.bias {
         Some(bias) => product + bias.val().unsqueeze(),
         None => product,
@@ -46,29 +50,34 @@ pub fn project<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
 ///
 /// `x [.. k]`; returns `[.. n]`.
 pub fn project_transposed<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
-    product(x, weight, true)
+    product(x, weight, Form::RightTransposed)
 }
 
-/// `x W` or `x Wᵀ`, over the last axis of x.
-fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, transposed: bool) -> Tensor<D> {
+/// The product over the last axis of x, by the last evaluation that there is.
+fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, form: Form) -> Tensor<D> {
     let mut shape = x.dims();
     let depth = shape[D - 1];
     let rows = shape[..D - 1].iter().product::<usize>();
-    shape[D - 1] = weight.dims()[usize::from(!transposed)];
+    shape[D - 1] = weight.dims()[usize::from(form == Form::Plain)];
     let x = x.reshape([rows, depth]);
-    let found = PRODUCTS.iter().rev().find_map(|product| {
-        let run = if transposed { product.run_transposed } else { product.run };
-        run(x.clone(), weight.clone())
-    });
+    let found = PRODUCTS.iter().rev().find_map(|product| (product.run)(x.clone(), weight.clone(), form));
     found.expect("burn multiplies everything").reshape(shape)
 }
 
+fn by_burn(a: Tensor<2>, b: Tensor<2>, form: Form) -> Option<Tensor<2>> {
+    Some(match form {
+        Form::Plain => a.matmul(b),
+        Form::RightTransposed => a.matmul(b.transpose()),
+        Form::LeftTransposed => a.transpose().matmul(b),
+    })
+}
+
 #[cfg(feature = "cuda")]
-fn native(a: Tensor<2>, b: Tensor<2>, transposed: bool) -> Option<Tensor<2>> {
-    crate::kernels::native_product(a, b, transposed)
+fn native(a: Tensor<2>, b: Tensor<2>, form: Form) -> Option<Tensor<2>> {
+    crate::kernels::native_product(a, b, [form == Form::LeftTransposed, form == Form::RightTransposed])
 }
 
 #[cfg(not(feature = "cuda"))]
-fn native(_a: Tensor<2>, _b: Tensor<2>, _transposed: bool) -> Option<Tensor<2>> {
+fn native(_a: Tensor<2>, _b: Tensor<2>, _form: Form) -> Option<Tensor<2>> {
     None
 }

@@ -15,17 +15,17 @@ use burn::tensor::{DType, Tensor};
 
 use ops::ProductOps;
 
-/// `a [m k]` times `b [k n]`, or times the transpose of `b [n k]`; nothing where the device, the dtype or
-/// the shape does not fit.
-pub(crate) fn native_product(a: Tensor<2>, b: Tensor<2>, transposed: bool) -> Option<Tensor<2>> {
+/// The product of two matrices, each as it is stored or, where `transposed` says so, the other way round;
+/// nothing where the device, the dtype or the shape does not fit.
+pub(crate) fn native_product(a: Tensor<2>, b: Tensor<2>, transposed: [bool; 2]) -> Option<Tensor<2>> {
     if !fits(&a, &b) {
         return None;
     }
-    let product = Dispatch::product(a.into_dispatch(), b.into_dispatch(), [false, transposed]);
+    let product = Dispatch::product(a.into_dispatch(), b.into_dispatch(), transposed);
     Some(Tensor::from_dispatch(product))
 }
 
-/// Rows of every operand, and of the gradients, must be whole units of the copy engine.
+/// Rows of both, and of the result, must be whole units of the copy engine.
 fn fits(a: &Tensor<2>, b: &Tensor<2>) -> bool {
     let sizes = [a.dims()[1], b.dims()[0], b.dims()[1]];
     let aligned = sizes.iter().all(|size| size.is_multiple_of(plan::ALIGNMENT));
