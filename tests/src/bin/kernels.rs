@@ -5,7 +5,7 @@
 //! cargo run --release -p mamba-ssd-tests --bin kernels --no-default-features --features cuda
 //! ```
 //!
-//! Times are of many calls in a row with one wait at their end. The time of a reverse pass is that of
+//! Arguments choose parts: `errors`, `times`, a dtype such as `BF16`. Times are of many calls in a row with one wait at their end. The time of a reverse pass is that of
 //! forward, loss and reverse pass, less those of the forward and of the loss alone.
 #![allow(clippy::print_stdout)]
 
@@ -22,16 +22,21 @@ use mamba_ssd_tests::problem::{Decay, Spec};
 const BANDWIDTH: f64 = 3.0e12;
 
 fn main() {
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     println!("device: {:?}, backend {}", device(), backend());
-    correctness();
-    for dtype in [DType::BF16, DType::F32] {
-        if dtypes().contains(&dtype) {
+    let dtypes = dtypes().into_iter().filter(|&dtype| dtype != DType::F64);
+    for dtype in dtypes.filter(|dtype| wanted(&format!("{dtype:?}"))) {
+        if wanted("errors") {
+            correctness(dtype);
+        }
+        if wanted("times") {
             speed(dtype);
         }
     }
 }
 
-fn correctness() {
+fn correctness(dtype: DType) {
     let shapes = [
         (1, 1, 2, 64, 2, 64),
         (2, 63, 4, 64, 4, 64),
@@ -44,22 +49,20 @@ fn correctness() {
     let decays = [Decay::Softplus(-4.0), Decay::Softplus(0.0), Decay::Extreme];
     println!("\n| shape b t h p g n | dtype | decays | y | final state | worst gradient | again |");
     println!("|---|---|---|---|---|---|---|");
-    for dtype in dtypes().into_iter().filter(|&dtype| dtype != DType::F64) {
-        for (i, (b, t, h, p, g, n)) in shapes.into_iter().enumerate() {
-            for (j, decay) in decays.into_iter().enumerate() {
-                let shape = Shape { b, t, h, p, g, n };
-                let documents = (t > 60 && j == 1).then(|| vec![vec![t / 3, t - t / 3 - 7, 7]; b]);
-                let seed = (10 * i + j) as u64;
-                let problem = Spec { shape, documents, state: j != 1, decay, seed }.draw(dtype);
-                let expected = problem.expected();
-                let measure = || Errors::of(|input| scan(input, 64), &problem, &expected, dtype);
-                let (first, second) = (measure(), measure());
-                let same = if first.worst() == second.worst() { "equal" } else { "DIFFERENT" };
-                println!(
-                    "| {b} {t} {h} {p} {g} {n} | {dtype:?} | {decay:?} | {:.1e} | {:.1e} | {:.1e} | {same} |",
-                    first.y, first.state, first.gradient
-                );
-            }
+    for (i, (b, t, h, p, g, n)) in shapes.into_iter().enumerate() {
+        for (j, decay) in decays.into_iter().enumerate() {
+            let shape = Shape { b, t, h, p, g, n };
+            let documents = (t > 60 && j == 1).then(|| vec![vec![t / 3, t - t / 3 - 7, 7]; b]);
+            let seed = (10 * i + j) as u64;
+            let problem = Spec { shape, documents, state: j != 1, decay, seed }.draw(dtype);
+            let expected = problem.expected();
+            let measure = || Errors::of(|input| scan(input, 64), &problem, &expected, dtype);
+            let (first, second) = (measure(), measure());
+            let same = if first.worst() == second.worst() { "equal" } else { "DIFFERENT" };
+            println!(
+                "| {b} {t} {h} {p} {g} {n} | {dtype:?} | {decay:?} | {:.1e} | {:.1e} | {:.1e} | {same} |",
+                first.y, first.state, first.gradient
+            );
         }
     }
 }

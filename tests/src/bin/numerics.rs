@@ -1,5 +1,5 @@
 //! Measures every evaluation in every dtype on fixed problems, and prints the table of
-//! docs/numerics.md.
+//! docs/numerics.md. Arguments such as `scan:F32` choose rows.
 #![allow(clippy::print_stdout)]
 
 use burn::tensor::DType;
@@ -13,14 +13,20 @@ use mamba_ssd_tests::problem::{Decay, Expected, Problem, Spec};
 const CHUNKS: [usize; 4] = [1, 7, 33, 400];
 
 fn main() {
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let wanted =
+        |name: &str, dtype: DType| chosen.is_empty() || chosen.contains(&format!("{name}:{dtype:?}"));
     println!("Relative L2 error, measured / limit\n");
     println!("| backend | evaluation | dtype | y | final state | worst gradient |");
     println!("|---|---|---|---|---|---|");
     for dtype in dtypes() {
         let problems: Vec<_> =
             specs().iter().map(|spec| spec.draw(dtype)).map(|p| (p.expected(), p)).collect();
-        for evaluation in EVALUATIONS {
+        for evaluation in EVALUATIONS.iter().filter(|evaluation| wanted(evaluation.name, dtype)) {
             row(evaluation.name, dtype, worst(&problems, dtype, evaluation.run));
+        }
+        if !wanted("chunk_scan", dtype) {
+            continue;
         }
         let any = CHUNKS.map(|chunk| worst(&problems, dtype, move |input| chunk_scan(input, chunk)));
         row("chunk_scan", dtype, any.into_iter().fold(Errors::default(), Errors::max));

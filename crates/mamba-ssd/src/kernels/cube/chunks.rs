@@ -21,6 +21,8 @@ use super::mma::{One, Pair, SCRATCH, as_a, load_a, load_b, multiply};
 pub(super) struct Blocks {
     /// Sixteens in a chunk of tokens, and in a tile of P.
     pub rows: usize,
+    /// Planes that share a block of rows, each with its part of the columns: 1 or 2.
+    pub planes: usize,
     /// The state size, padded to a multiple of 16.
     pub n: usize,
     /// Numbers in an access of a unit to a tile in global memory.
@@ -41,9 +43,17 @@ impl Blocks {
         16 * self.rows
     }
 
-    /// Units of a cube: two planes per block of rows, each with half of the columns.
     pub fn units(&self) -> usize {
-        64 * self.rows
+        32 * self.rows * self.planes
+    }
+
+    /// Eights of P and of N in a plane's part of the columns.
+    pub fn p_tiles(&self) -> usize {
+        2 * self.rows / self.planes
+    }
+
+    pub fn n_tiles(&self) -> usize {
+        self.n / 8 / self.planes
     }
 
     /// Padded lengths of rows of P and N in shared memory, free of bank conflicts.
@@ -118,7 +128,7 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
 ) {
     let q = comptime!(blocks.chunk());
     let (ps, ns, ls) = comptime!((blocks.p_stride(), blocks.n_stride(), blocks.decay_stride()));
-    let n_tiles = comptime!(blocks.n / 16); // of a plane's half of the columns
+    let (p_tiles, n_tiles) = comptime!((blocks.p_tiles(), blocks.n_tiles()));
     let emulated = comptime!(blocks.emulated);
     let unit = UNIT_POS as usize;
     let spot = spot(&sizes, blocks);
@@ -130,8 +140,11 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
     let mut decays = Shared::<[One<f32>]>::new_aligned_slice(comptime!(q * ls), 16usize);
     let mut from_start = Shared::<[f32]>::new_slice(q);
     let mut logs = Shared::<[f32]>::new_slice(q);
-    let mut scratch =
-        Shared::<[f32]>::new_slice(comptime!(if emulated { 2 * blocks.rows * SCRATCH } else { 1 }));
+    let mut scratch = Shared::<[f32]>::new_slice(comptime!(if emulated {
+        blocks.rows * blocks.planes * SCRATCH
+    } else {
+        1
+    }));
 
     let mut next_x = Array::<Vector<E, W>>::new(comptime!(blocks.share(q)));
     let mut next_b = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
@@ -174,20 +187,20 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
             // (L ∘ C Bᵀ), a block of rows
             let mut scores = Array::<Pair<f32>>::new(comptime!(4 * blocks.rows));
             clear(&mut scores, comptime!(4 * blocks.rows));
-            let mut sums = Array::<Pair<f32>>::new(comptime!(2 * blocks.rows));
-            clear(&mut sums, comptime!(2 * blocks.rows));
+            let mut sums = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
+            clear(&mut sums, comptime!(2 * p_tiles));
             #[unroll]
-            for k in 0..n_tiles {
+            for k in 0..comptime!(blocks.n / 16) {
                 let left = load_a::<E>(&cs, 16 * spot.block, comptime!(16 * k), ns, false, emulated);
                 #[unroll]
                 for tile in 0..comptime!(2 * blocks.rows) {
                     let right = load_b::<E>(&bs, comptime!(16 * k), comptime!(8 * tile), ns, false, emulated);
                     multiply::<E>(&left, &right, &mut scores, tile, &mut scratch, emulated);
                 }
-                // C Hᵀ, half of the columns
+                // C Hᵀ, the plane's part of the columns
                 #[unroll]
-                for tile in 0..blocks.rows {
-                    let column = 8 * (spot.half * blocks.rows + tile);
+                for tile in 0..p_tiles {
+                    let column = 8 * (spot.half * p_tiles + tile);
                     let right = load_b::<E>(&hs, comptime!(16 * k), column, ns, false, emulated);
                     multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
                 }
@@ -195,7 +208,7 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
             let upper = from_start[row];
             let lower = from_start[row + 8];
             #[unroll]
-            for tile in 0..blocks.rows {
+            for tile in 0..p_tiles {
                 sums[comptime!(2 * tile)] *= Pair::new(upper);
                 sums[comptime!(2 * tile + 1)] *= Pair::new(lower);
             }
@@ -210,15 +223,15 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
             for k in 0..blocks.rows {
                 let left = as_a::<E>(&scores, comptime!(2 * k));
                 #[unroll]
-                for tile in 0..blocks.rows {
-                    let column = 8 * (spot.half * blocks.rows + tile);
+                for tile in 0..p_tiles {
+                    let column = 8 * (spot.half * p_tiles + tile);
                     let right = load_b::<E>(&xs, comptime!(16 * k), column, ps, true, emulated);
                     multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
                 }
             }
             #[unroll]
-            for tile in 0..blocks.rows {
-                let column = spot.p + 8 * (spot.half * blocks.rows + tile) + spot.i;
+            for tile in 0..p_tiles {
+                let column = spot.p + 8 * (spot.half * p_tiles + tile) + spot.i;
                 store_pair::<E, O>(y, sums[comptime!(2 * tile)], token + row, column, &spot, &sizes, blocks);
                 store_pair::<E, O>(
                     y,
@@ -232,7 +245,7 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
             }
         }
 
-        // H ← decay H + (decays ∘ x)ᵀ B, half of the columns
+        // H ← decay H + (decays ∘ x)ᵀ B, the plane's part of the columns
         let whole = Pair::<f32>::new(from_start[comptime!(q - 1)]);
         #[unroll]
         for i in 0..comptime!(2 * n_tiles) {
@@ -385,7 +398,7 @@ pub(super) fn put_state<E: Float, O: Size>(
     spot: &Spot,
     #[comptime] blocks: Blocks,
 ) {
-    let n_tiles = comptime!(blocks.n / 16);
+    let n_tiles = comptime!(blocks.n_tiles());
     let pairs = to.with_vector_size_mut::<O>();
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
@@ -405,26 +418,30 @@ pub(super) fn decay_table(
     from_start: &mut Shared<[f32]>,
     #[comptime] blocks: Blocks,
 ) {
-    let unit = UNIT_POS as usize;
     let q = comptime!(blocks.chunk());
-    if unit < comptime!(q * blocks.rows) {
-        let (l, block) = (unit % q, unit / q);
-        let mut sum = f32::new(0.0);
-        for r in 16 * (block + 1)..l + 1 {
-            sum += logs[r];
-        }
-        #[unroll]
-        for j in 0..16usize {
-            let s = 16 * block + comptime!(15 - j);
-            let mut decay = f32::new(0.0);
-            if s <= l {
-                decay = sum.exp();
-                sum += logs[s];
+    let rounds = comptime!((q * blocks.rows).div_ceil(blocks.units()));
+    #[unroll]
+    for round in 0..rounds {
+        let place = UNIT_POS as usize + round * comptime!(blocks.units());
+        if place < comptime!(q * blocks.rows) {
+            let (l, block) = (place % q, place / q);
+            let mut sum = f32::new(0.0);
+            for r in 16 * (block + 1)..l + 1 {
+                sum += logs[r];
             }
-            decays[l * comptime!(blocks.decay_stride()) + s] = One::new(decay);
-        }
-        if block == 0 {
-            from_start[l] = sum.exp();
+            #[unroll]
+            for j in 0..16usize {
+                let s = 16 * block + comptime!(15 - j);
+                let mut decay = f32::new(0.0);
+                if s <= l {
+                    decay = sum.exp();
+                    sum += logs[s];
+                }
+                decays[l * comptime!(blocks.decay_stride()) + s] = One::new(decay);
+            }
+            if block == 0 {
+                from_start[l] = sum.exp();
+            }
         }
     }
 }
@@ -545,7 +562,7 @@ pub(super) fn load_state<O: Size>(
     #[comptime] blocks: Blocks,
 ) {
     let slot = CUBE_POS_X as usize * CUBE_COUNT_Z as usize + CUBE_POS_Z as usize;
-    let n_tiles = comptime!(blocks.n / 16);
+    let n_tiles = comptime!(blocks.n_tiles());
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
@@ -571,7 +588,7 @@ pub(super) fn store_state<O: Size>(
     #[comptime] blocks: Blocks,
 ) {
     let first = (CUBE_POS_X as usize * slots + slot) * sizes.p;
-    let n_tiles = comptime!(blocks.n / 16);
+    let n_tiles = comptime!(blocks.n_tiles());
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);

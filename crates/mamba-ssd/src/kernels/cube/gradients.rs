@@ -22,9 +22,6 @@ use super::chunks::{
 };
 use super::mma::{One, Pair, SCRATCH, as_a, load_a, load_b, multiply};
 
-/// Parts of a row's sum: four units of a quad, in two halves.
-const PARTS: usize = 8;
-
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)] // a kernel takes its arrays one by one
 pub(super) fn gradients<E: Float, W: Size, O: Size>(
@@ -47,7 +44,9 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
     let q = comptime!(blocks.chunk());
     let (ps, ns, ls) = comptime!((blocks.p_stride(), blocks.n_stride(), blocks.decay_stride()));
     let rows = comptime!(blocks.rows);
-    let n_tiles = comptime!(blocks.n / 16); // of a plane's half of the columns
+    let (p_tiles, n_tiles) = comptime!((blocks.p_tiles(), blocks.n_tiles()));
+    let (p_depth, n_depth) = comptime!((blocks.rows, blocks.n / 16)); // sixteens of P and of N
+    let parts = comptime!(4 * blocks.planes); // of a row's sum: a quad of units in every plane
     let emulated = comptime!(blocks.emulated);
     let unit = UNIT_POS as usize;
     let spot = spot(&sizes, blocks);
@@ -62,10 +61,11 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
     let mut from_start = Shared::<[f32]>::new_slice(q);
     let mut logs = Shared::<[f32]>::new_slice(q);
     let mut inside = Shared::<[f32]>::new_slice(comptime!(8 * rows * q));
-    let mut entered = Shared::<[f32]>::new_slice(comptime!(PARTS * q));
-    let mut leaving = Shared::<[f32]>::new_slice(comptime!(PARTS * q));
+    let mut entered = Shared::<[f32]>::new_slice(comptime!(parts * q));
+    let mut leaving = Shared::<[f32]>::new_slice(comptime!(parts * q));
     let mut corner = Shared::<[f32]>::new_slice(comptime!(blocks.units()));
-    let mut scratch = Shared::<[f32]>::new_slice(comptime!(if emulated { 2 * rows * SCRATCH } else { 1 }));
+    let mut scratch =
+        Shared::<[f32]>::new_slice(comptime!(if emulated { rows * blocks.planes * SCRATCH } else { 1 }));
 
     let mut next_x = Array::<Vector<E, W>>::new(comptime!(blocks.share(q)));
     let mut next_y = Array::<Vector<E, W>>::new(comptime!(blocks.share(q)));
@@ -113,10 +113,10 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         // Wᵀ, Dᵀ and Mᵀ, a block of rows s
         let mut keys = Array::<Pair<f32>>::new(comptime!(4 * rows));
         clear(&mut keys, comptime!(4 * rows));
-        product_rows::<E>(&bs, &cs, &mut keys, &spot, n_tiles, ns, &mut scratch, blocks);
+        product_rows::<E>(&bs, &cs, &mut keys, &spot, n_depth, ns, &mut scratch, blocks);
         let mut values = Array::<Pair<f32>>::new(comptime!(4 * rows));
         clear(&mut values, comptime!(4 * rows));
-        product_rows::<E>(&xs, &ys, &mut values, &spot, rows, ps, &mut scratch, blocks);
+        product_rows::<E>(&xs, &ys, &mut values, &spot, p_depth, ps, &mut scratch, blocks);
         let mut terms = Array::<Pair<f32>>::new(comptime!(4 * rows));
         #[unroll]
         for i in 0..comptime!(4 * rows) {
@@ -130,34 +130,34 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         }
         sum_inside::<E>(&terms, &mut inside, &spot, &mut scratch, blocks);
 
-        // dx, half of the columns of P
-        let mut sums = Array::<Pair<f32>>::new(comptime!(2 * rows));
-        clear(&mut sums, comptime!(2 * rows));
+        // dx, the plane's part of the columns of P
+        let mut sums = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
+        clear(&mut sums, comptime!(2 * p_tiles));
         #[unroll]
-        for k in 0..n_tiles {
+        for k in 0..n_depth {
             let left = load_a::<E>(&bs, 16 * spot.block, comptime!(16 * k), ns, false, emulated);
             #[unroll]
-            for tile in 0..rows {
-                let column = 8 * (spot.half * rows + tile);
+            for tile in 0..p_tiles {
+                let column = 8 * (spot.half * p_tiles + tile);
                 let right = load_b::<E>(&gs, comptime!(16 * k), column, ns, false, emulated);
                 multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
             }
         }
-        scale_rows(&mut sums, upper, lower, rows);
-        dot_rows::<E>(&sums, &xs, &mut leaving, ps, &spot, rows);
+        scale_rows(&mut sums, upper, lower, p_tiles);
+        dot_rows::<E>(&sums, &xs, &mut leaving, ps, &spot, p_tiles, parts);
         #[unroll]
         for k in 0..rows {
             let left = as_a::<E>(&keys, comptime!(2 * k));
             #[unroll]
-            for tile in 0..rows {
-                let column = 8 * (spot.half * rows + tile);
+            for tile in 0..p_tiles {
+                let column = 8 * (spot.half * p_tiles + tile);
                 let right = load_b::<E>(&ys, comptime!(16 * k), column, ps, true, emulated);
                 multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
             }
         }
         #[unroll]
-        for i in 0..comptime!(2 * rows) {
-            let column = spot.p + 8 * (spot.half * rows + comptime!(i / 2)) + spot.i;
+        for i in 0..comptime!(2 * p_tiles) {
+            let column = spot.p + 8 * (spot.half * p_tiles + comptime!(i / 2)) + spot.i;
             store_pair::<E, O>(
                 dx,
                 sums[i],
@@ -169,7 +169,7 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
             );
         }
 
-        // dB, half of the columns of N
+        // dB, the plane's part of the columns of N
         let mut sums = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
         clear(&mut sums, comptime!(2 * n_tiles));
         product_columns::<E>(&xs, &gs, &mut sums, &spot, &mut scratch, blocks);
@@ -177,9 +177,9 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         times_columns::<E>(&values, &cs, &mut sums, &spot, &mut scratch, blocks);
         store_projection::<E, O>(db, &sums, token, &spot, &sizes, blocks);
 
-        // dC: D, a block of rows l, and half of the columns of N
+        // dC: D, a block of rows l, and the plane's part of the columns of N
         clear(&mut values, comptime!(4 * rows));
-        product_rows::<E>(&ys, &xs, &mut values, &spot, rows, ps, &mut scratch, blocks);
+        product_rows::<E>(&ys, &xs, &mut values, &spot, p_depth, ps, &mut scratch, blocks);
         #[unroll]
         for i in 0..comptime!(4 * rows) {
             values[i] *= decay_pair::<O>(
@@ -193,11 +193,11 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         clear(&mut sums, comptime!(2 * n_tiles));
         product_columns::<E>(&ys, &hs, &mut sums, &spot, &mut scratch, blocks);
         scale_rows(&mut sums, from_start[row], from_start[row + 8], n_tiles);
-        dot_rows::<E>(&sums, &cs, &mut entered, ns, &spot, n_tiles);
+        dot_rows::<E>(&sums, &cs, &mut entered, ns, &spot, n_tiles, parts);
         times_columns::<E>(&values, &bs, &mut sums, &spot, &mut scratch, blocks);
         store_projection::<E, O>(dc, &sums, token, &spot, &sizes, blocks);
 
-        // G ← decay G + (decays ∘ dy)ᵀ C, half of the columns of N
+        // G ← decay G + (decays ∘ dy)ᵀ C, the plane's part of the columns of N
         let whole = from_start[end];
         #[unroll]
         for i in 0..comptime!(2 * n_tiles) {
@@ -234,9 +234,9 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         if unit < q {
             let (mut u, mut v) = (f32::new(0.0), f32::new(0.0));
             #[unroll]
-            for i in 0..PARTS {
-                u += entered[unit * PARTS + i];
-                v += leaving[unit * PARTS + i];
+            for i in 0..parts {
+                u += entered[unit * parts + i];
+                v += leaving[unit * parts + i];
             }
             decays[unit] = One::new(u);
             decays[ls + unit] = One::new(v);
@@ -286,7 +286,7 @@ fn product_rows<E: Float>(
     }
 }
 
-/// Adds `left state`: the plane's block of rows of `left [tokens p]`, half of the columns of `state [p n]`.
+/// Adds `left state`: the plane's block of rows of `left [tokens p]`, the plane's part of the columns of `state [p n]`.
 #[cube]
 fn product_columns<E: Float>(
     left: &Shared<[One<E>]>,
@@ -296,7 +296,7 @@ fn product_columns<E: Float>(
     scratch: &mut Shared<[f32]>,
     #[comptime] blocks: Blocks,
 ) {
-    let (emulated, n_tiles) = comptime!((blocks.emulated, blocks.n / 16));
+    let (emulated, n_tiles) = comptime!((blocks.emulated, blocks.n_tiles()));
     #[unroll]
     for k in 0..blocks.rows {
         let a = load_a::<E>(
@@ -317,7 +317,7 @@ fn product_columns<E: Float>(
     }
 }
 
-/// Adds `weights projection` for weights in registers and half of the columns of `projection [tokens n]`.
+/// Adds `weights projection` for weights in registers and the plane's part of the columns of `projection [tokens n]`.
 #[cube]
 fn times_columns<E: Float>(
     weights: &Array<Pair<f32>>,
@@ -327,7 +327,7 @@ fn times_columns<E: Float>(
     scratch: &mut Shared<[f32]>,
     #[comptime] blocks: Blocks,
 ) {
-    let (emulated, n_tiles) = comptime!((blocks.emulated, blocks.n / 16));
+    let (emulated, n_tiles) = comptime!((blocks.emulated, blocks.n_tiles()));
     #[unroll]
     for k in 0..blocks.rows {
         let a = as_a::<E>(weights, comptime!(2 * k));
@@ -365,6 +365,7 @@ fn dot_rows<E: Float>(
     #[comptime] stride: usize,
     spot: &Spot,
     #[comptime] tiles: usize,
+    #[comptime] count: usize,
 ) {
     #[unroll]
     for i in 0..2usize {
@@ -377,7 +378,7 @@ fn dot_rows<E: Float>(
             dot += sum.extract(0usize) * f32::cast_from(tile[at].extract(0usize));
             dot += sum.extract(1usize) * f32::cast_from(tile[at + 1].extract(0usize));
         }
-        parts[row * PARTS + spot.half * 4 + spot.i / 2] = dot;
+        parts[row * count + spot.half * 4 + spot.i / 2] = dot;
     }
 }
 
@@ -391,11 +392,11 @@ fn sum_inside<E: Float>(
     scratch: &mut Shared<[f32]>,
     #[comptime] blocks: Blocks,
 ) {
-    let (emulated, rows) = comptime!((blocks.emulated, blocks.rows));
-    let mut sums = Array::<Pair<f32>>::new(comptime!(2 * rows));
-    clear(&mut sums, comptime!(2 * rows));
+    let (emulated, tiles) = comptime!((blocks.emulated, blocks.p_tiles())); // as many columns as of P
+    let mut sums = Array::<Pair<f32>>::new(comptime!(2 * tiles));
+    clear(&mut sums, comptime!(2 * tiles));
     #[unroll]
-    for k in 0..rows {
+    for k in 0..blocks.rows {
         let high = as_a::<E>(terms, comptime!(2 * k));
         let mut low = Array::<Pair<E>>::new(4usize);
         #[unroll]
@@ -403,8 +404,8 @@ fn sum_inside<E: Float>(
             low[i] = Pair::<E>::cast_from(terms[comptime!(4 * k + i)] - Pair::<f32>::cast_from(high[i]));
         }
         #[unroll]
-        for tile in 0..rows {
-            let r = 8 * (spot.half * rows + tile) + spot.g;
+        for tile in 0..tiles {
+            let r = 8 * (spot.half * tiles + tile) + spot.g;
             let mut ones = Array::<Pair<E>>::new(2usize);
             #[unroll]
             for i in 0..2usize {
@@ -419,10 +420,10 @@ fn sum_inside<E: Float>(
     }
     let s = 16 * spot.block + spot.g;
     #[unroll]
-    for tile in 0..rows {
+    for tile in 0..tiles {
         #[unroll]
         for j in 0..2usize {
-            let r = 8 * (spot.half * rows + tile) + spot.i + j;
+            let r = 8 * (spot.half * tiles + tile) + spot.i + j;
             let mut sum = f32::new(0.0);
             if s < r {
                 sum += sums[comptime!(2 * tile)].extract(j);
@@ -449,7 +450,7 @@ fn put_border<E: Float, O: Size>(
 ) -> f32 {
     let chunks = sizes.t.div_ceil(comptime!(blocks.chunk()));
     let first = (CUBE_POS_X as usize * chunks + chunk) * sizes.p + spot.p;
-    let n_tiles = comptime!(blocks.n / 16);
+    let n_tiles = comptime!(blocks.n_tiles());
     let pairs = to.with_vector_size_mut::<O>();
     let mut product = f32::new(0.0);
     #[unroll]
@@ -478,7 +479,7 @@ fn store_projection<E: Float, O: Size>(
     sizes: &ChunkSizes,
     #[comptime] blocks: Blocks,
 ) {
-    let n_tiles = comptime!(blocks.n / 16);
+    let n_tiles = comptime!(blocks.n_tiles());
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let t = token + 16 * spot.block + spot.g + comptime!(i % 2 * 8);

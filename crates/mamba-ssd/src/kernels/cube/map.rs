@@ -93,8 +93,9 @@ impl Map {
             return (initial, None);
         }
         let shape = Shape::new([self.batch, self.heads, spans, self.p, self.n]);
-        let (client, device) = (self.x.client.clone(), self.x.device.clone());
-        let zeros = zeros_client(client, device, shape.clone(), DType::F32);
+        // One axis: with several, CUDA may pad rows, which the kernels would read without a stride.
+        let flat = Shape::new([shape.num_elements()]);
+        let zeros = zeros_client(self.x.client.clone(), self.x.device.clone(), flat, DType::F32);
         let states = self.empty(shape, DType::F32);
         own(&zeros, &states);
         let last = self.carry(&states, initial, reverse);

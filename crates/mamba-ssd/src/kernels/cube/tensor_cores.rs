@@ -16,6 +16,9 @@ use super::gradients::gradients;
 use super::groups::add_up;
 use super::map::{Gradients, Map, Roles};
 
+/// Planes per block of rows.
+const PLANES: usize = 2;
+
 /// Numbers in sixteen bytes, an access to global memory.
 const WIDE: usize = 8;
 
@@ -37,10 +40,28 @@ pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
 pub(super) fn plan(map: &Map) -> Option<Blocks> {
     if let Some(rows) = EMULATED.get() {
         let n = map.n.next_multiple_of(16);
-        return Some(Blocks { rows, n, wide: 1, pair: 1, outputs: true, save: false, emulated: true });
+        return Some(Blocks {
+            rows,
+            planes: 2,
+            n,
+            wide: 1,
+            pair: 1,
+            outputs: true,
+            save: false,
+            emulated: true,
+        });
     }
     let n = map.n.next_multiple_of(16);
-    let blocks = Blocks { rows: 4, n, wide: WIDE, pair: 2, outputs: true, save: false, emulated: false };
+    let blocks = Blocks {
+        rows: 4,
+        planes: PLANES,
+        n,
+        wide: WIDE,
+        pair: 2,
+        outputs: true,
+        save: false,
+        emulated: false,
+    };
     let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
     let properties = map.x.client.properties();
     let element = dtype_to_storage_type(map.x.dtype);
