@@ -12,7 +12,7 @@
 
 use burn::tensor::Tensor;
 
-use super::input::{Prepared, SsdInput, SsdOutput, groups_to_heads};
+use super::input::{Prepared, SsdInput, SsdOutput, groups_to_heads, heads_first};
 use super::segsum::segsum;
 
 /// Chunks that one matrix multiplication carries the state through.
@@ -70,7 +70,7 @@ impl Chunks {
         let cut = |tensor: Tensor<4>| {
             let [_, _, h, p] = tensor.dims();
             let padded = pad_tokens(tensor, padding);
-            padded.reshape([batch * (t + padding) / q, q, h, p]).swap_dims(1, 2)
+            heads_first(padded.reshape([batch * (t + padding) / q, q, h, p]))
         };
         let log_a = cut(input.log_a.unsqueeze_dim::<4>(3)).squeeze_dim(3);
         Self { x: cut(input.x), log_a, b: cut(input.b), c: cut(input.c), state: input.state, batch, heads }

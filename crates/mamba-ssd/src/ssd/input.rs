@@ -125,3 +125,11 @@ pub(crate) fn groups_to_heads<const D: usize, const D1: usize>(
     let repeated: [usize; D1] = repeated.try_into().expect("one axis more");
     groups.unsqueeze_dim::<D1>(dim + 1).expand(repeated).reshape(shape)
 }
+
+/// Heads before tokens, `[b t h w]` to `[b h t w]`; columns (w = 1) in that order in memory, too: burn 0.22.1
+/// multiplies a row whose elements lie apart, which the reverse pass makes of them, wrongly on GPUs.
+pub(crate) fn heads_first(tensor: Tensor<4>) -> Tensor<4> {
+    let [b, t, h, w] = tensor.dims();
+    let tensor = tensor.swap_dims(1, 2);
+    if w == 1 { tensor.reshape([b * h * t]).reshape([b, h, t, w]) } else { tensor }
+}

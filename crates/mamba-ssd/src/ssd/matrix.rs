@@ -8,7 +8,7 @@
 
 use burn::tensor::Tensor;
 
-use super::input::{Prepared, SsdInput, SsdOutput, groups_to_heads};
+use super::input::{Prepared, SsdInput, SsdOutput, groups_to_heads, heads_first};
 use super::segsum::segsum;
 
 /// The mixing matrix `[b h t t]`, in the dtype decays are computed in. An incoming state is not
@@ -26,7 +26,7 @@ pub fn matrix(input: SsdInput) -> SsdOutput {
     let log_a = input.log_a.clone().swap_dims(1, 2); // b h t
     let decay = segsum(log_a.clone()).exp();
     let from_start = log_a.cumsum(2).exp().unsqueeze_dim::<4>(3); // b h t 1
-    let x = input.x.clone().swap_dims(1, 2); // b h t p
+    let x = heads_first(input.x.clone()); // b h t p
     let c = to_heads(input.c.clone(), h);
     let b = to_heads(input.b.clone(), h);
 
@@ -42,10 +42,10 @@ pub fn matrix(input: SsdInput) -> SsdOutput {
 fn weighted_scores(input: &Prepared, decay: Tensor<4>) -> Tensor<4> {
     let heads = input.x.dims()[2];
     let b = input.b.clone().permute([0, 2, 3, 1]); // b g n t
-    let c = input.c.clone().swap_dims(1, 2); // b g t n
+    let c = heads_first(input.c.clone()); // b g t n
     groups_to_heads::<4, 5>(c.matmul(b), heads, 1) * decay
 }
 
 fn to_heads(projection: Tensor<4>, heads: usize) -> Tensor<4> {
-    groups_to_heads::<4, 5>(projection.swap_dims(1, 2), heads, 1)
+    groups_to_heads::<4, 5>(heads_first(projection), heads, 1)
 }

@@ -188,6 +188,7 @@ fn tile_at(i: usize, tiles: usize, #[comptime] form: Form) -> usize {
 
 /// Whether a chunk begins with this tile, in the walk's direction.
 #[cube]
+#[allow(clippy::manual_is_multiple_of)] // a kernel has the operator only
 fn at_border(tile: usize, tiles: usize, sizes: &Sizes, #[comptime] form: Form) -> bool {
     let per_chunk = sizes.chunk / TILE;
     if form.reverse { tile + 1 == tiles || (tile + 1) % per_chunk == 0 } else { tile % per_chunk == 0 }
