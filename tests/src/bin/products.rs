@@ -4,6 +4,7 @@
 //! cargo run -p mamba-ssd-tests --no-default-features --features cuda --bin products
 //! ```
 //!
+//! Arguments name rows of the table; without any, all run (burn's spends a minute on its autotune first).
 //! `benches/peers/products.py` measures cuBLAS at the same shapes.
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -45,27 +46,33 @@ const TIMED: [(&str, [usize; 3]); 19] = [
 
 fn main() {
     let device = device();
-    for product in PRODUCTS {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |product: &&Product| named.is_empty() || named.iter().any(|name| name == product.name);
+    let products: Vec<&Product> = PRODUCTS.iter().filter(asked).collect();
+    for product in &products {
         for form in FORMS {
             for shape in CHECKED {
                 check(product, form, shape, &device);
             }
         }
+        if product.name == "native" {
+            gradients_are_products(product, &device);
+        }
         println!("{}: right in {} cases", product.name, FORMS.len() * CHECKED.len());
     }
     println!(
         "\n| product [m n k] | form | {} |",
-        PRODUCTS.iter().map(|p| p.name).collect::<Vec<_>>().join(" | ")
+        products.iter().map(|p| p.name).collect::<Vec<_>>().join(" | ")
     );
-    println!("|---|---|{}", "---:|".repeat(PRODUCTS.len()));
+    println!("|---|---|{}", "---:|".repeat(products.len()));
     for (name, shape) in TIMED {
         for form in FORMS {
-            println!("| {name} {shape:?} | {form:?} | {} |", row(form, shape, &device));
+            println!("| {name} {shape:?} | {form:?} | {} |", row(&products, form, shape, &device));
         }
     }
 }
 
-fn row(form: Form, shape: [usize; 3], device: &Device) -> String {
+fn row(products: &[&Product], form: Form, shape: [usize; 3], device: &Device) -> String {
     let [m, n, k] = shape;
     let (a, b) = operands(form, shape, device);
     let cell = |product: &Product| match median(product, form, &a, &b, device) {
@@ -74,7 +81,7 @@ fn row(form: Form, shape: [usize; 3], device: &Device) -> String {
         }
         None => "".to_string(),
     };
-    PRODUCTS.iter().map(cell).collect::<Vec<_>>().join(" | ")
+    products.iter().map(|product| cell(product)).collect::<Vec<_>>().join(" | ")
 }
 
 /// Relative L2 error against an f64 product on the host.
@@ -95,6 +102,28 @@ fn check(product: &Product, form: Form, shape: [usize; 3], device: &Device) {
     }
     let error: f64 = (error / size).sqrt();
     assert!(error < 5e-3, "{} {form:?} {shape:?}: relative error {error:.1e}", product.name);
+}
+
+/// The gradients that autodiff finds are the products they should be, number for number. Those were checked
+/// by themselves.
+fn gradients_are_products(product: &Product, device: &Device) {
+    let one =
+        |a: &Tensor<2>, b: &Tensor<2>, form| (product.run)(a.clone(), b.clone(), form).expect("a product");
+    for form in [Form::Plain, Form::RightTransposed] {
+        let (a, b) = operands(form, [200, 328, 136], device);
+        let dy = Tensor::<2>::random([200, 328], Distribution::Normal(0.0, 1.0), device).cast(DType::BF16);
+        let want = match form {
+            Form::Plain => [one(&dy, &b, Form::RightTransposed), one(&a, &dy, Form::LeftTransposed)],
+            _ => [one(&dy, &b, Form::Plain), one(&dy, &a, Form::LeftTransposed)],
+        };
+        let [a, b, dy] = [a, b, dy].map(Tensor::from_inner);
+        let (a, b) = (a.require_grad(), b.require_grad());
+        let grads = (one(&a, &b, form) * dy).sum().backward();
+        for (x, want) in [a, b].into_iter().zip(want) {
+            let got = values(x.grad(&grads).expect("a gradient"));
+            assert_eq!(got, values(want), "{}: a gradient of {form:?}", product.name);
+        }
+    }
 }
 
 fn operands(form: Form, [m, n, k]: [usize; 3], device: &Device) -> (Tensor<2>, Tensor<2>) {

@@ -17,7 +17,7 @@ mod flex;
 #[cfg(feature = "flex")]
 mod gate;
 mod ops;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", test))]
 mod product;
 #[cfg(feature = "flex")]
 mod real;

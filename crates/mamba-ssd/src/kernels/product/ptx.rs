@@ -203,3 +203,42 @@ fn sixteen_deeper(major: Major) -> usize {
         Major::Outer => 16 * 2 * LINE / 16,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the caller declares.
+    const OPERANDS: [&str; 7] = ["smem", "m", "n", "k", "map_a", "map_b", "map_c"];
+
+    fn words(text: &str) -> impl Iterator<Item = &str> {
+        text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '%' || c == '.' || c == ':'))
+    }
+
+    /// Operands of an instruction that are registers: lower-case names, without modifiers and specials.
+    fn registers(line: &str) -> impl Iterator<Item = &str> {
+        let line =
+            if line.starts_with('@') { line.split_once(' ').map_or("", |(_, rest)| rest) } else { line };
+        let operands = line.split_once(' ').map_or("", |(_, operands)| operands);
+        words(operands)
+            .filter(|word| word.starts_with(|c: char| c.is_ascii_lowercase()) && !word.contains('.'))
+    }
+
+    #[test]
+    fn every_register_is_declared_and_every_placeholder_filled() {
+        for major in [Major::Depth, Major::Outer] {
+            let text = Kernel { tile: Tile::choose(8192, 8192, 132), a: major, b: major }.ptx();
+            assert!(!text.lines().any(|line| line.matches('@').count() > 1), "a placeholder is left");
+            let (declared, code): (Vec<&str>, Vec<&str>) =
+                text.lines().partition(|line| line.starts_with(".reg"));
+            let names: BTreeSet<&str> =
+                declared.iter().flat_map(|line| words(line)).chain(OPERANDS).collect();
+            let sum = |name: &str| name.strip_prefix('d').is_some_and(|i| i.parse::<usize>().is_ok());
+            for name in code.iter().flat_map(|line| registers(line)).filter(|name| !sum(name)) {
+                assert!(names.contains(name), "{name} is not declared");
+            }
+        }
+    }
+}
