@@ -8,5 +8,6 @@ pub mod golden;
 pub mod limits;
 pub mod oracle;
 pub mod problem;
+pub mod products;
 pub mod published;
 pub mod rng;

@@ -5,8 +5,9 @@
 //! cargo run --release -p mamba-ssd-tests --bin kernels --no-default-features --features cuda
 //! ```
 //!
-//! Arguments choose parts: `errors`, `times`, a dtype such as `BF16`. Times are of many calls in a row with one wait at their end. The time of a reverse pass is that of
-//! forward, loss and reverse pass, less those of the forward and of the loss alone.
+//! Arguments choose parts: `errors`, `times`, a dtype such as `BF16`. Times are of many calls in a row with
+//! one wait at their end. The time of a reverse pass is that of forward, loss and reverse pass, less those
+//! of the forward and of the loss alone.
 #![allow(clippy::print_stdout)]
 
 use std::time::Instant;

@@ -10,12 +10,10 @@
 
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use mamba_ssd::{Form, PRODUCTS, Product};
 use mamba_ssd_tests::device::device;
-use mamba_ssd_tests::evaluate::values;
-
-const FORMS: [Form; 3] = [Form::Plain, Form::RightTransposed, Form::LeftTransposed];
+use mamba_ssd_tests::products::{FORMS, check, gradients_are_products, operands};
 
 /// `[m n k]`, ragged and tiny ones too.
 const CHECKED: [[usize; 3]; 5] =
@@ -52,11 +50,11 @@ fn main() {
     for product in &products {
         for form in FORMS {
             for shape in CHECKED {
-                check(product, form, shape, &device);
+                check(product, form, shape, DType::BF16, &device);
             }
         }
         if product.name == "native" {
-            gradients_are_products(product, &device);
+            gradients_are_products(product, DType::BF16, &device);
         }
         println!("{}: right in {} cases", product.name, FORMS.len() * CHECKED.len());
     }
@@ -74,7 +72,7 @@ fn main() {
 
 fn row(products: &[&Product], form: Form, shape: [usize; 3], device: &Device) -> String {
     let [m, n, k] = shape;
-    let (a, b) = operands(form, shape, device);
+    let (a, b) = operands(form, shape, DType::BF16, device);
     let cell = |product: &Product| match median(product, form, &a, &b, device) {
         Some(seconds) => {
             format!("{:.4} ms, {:.0} TFLOP/s", seconds * 1e3, 2e-12 * (m * n * k) as f64 / seconds)
@@ -82,60 +80,6 @@ fn row(products: &[&Product], form: Form, shape: [usize; 3], device: &Device) ->
         None => "".to_string(),
     };
     products.iter().map(|product| cell(product)).collect::<Vec<_>>().join(" | ")
-}
-
-/// Relative L2 error against an f64 product on the host.
-fn check(product: &Product, form: Form, shape: [usize; 3], device: &Device) {
-    let [m, n, k] = shape;
-    let (a, b) = operands(form, shape, device);
-    let (left, right) = (values(a.clone()), values(b.clone()));
-    let Some(result) = (product.run)(a, b, form) else { return };
-    let left_at =
-        |i: usize, l: usize| if form == Form::LeftTransposed { left[l * m + i] } else { left[i * k + l] };
-    let right_at =
-        |l: usize, j: usize| if form == Form::RightTransposed { right[j * k + l] } else { right[l * n + j] };
-    let (mut error, mut size) = (0.0, 0.0);
-    for (at, got) in values(result).into_iter().enumerate() {
-        let want: f64 = (0..k).map(|l| left_at(at / n, l) * right_at(l, at % n)).sum();
-        error += (got - want).powi(2);
-        size += want * want;
-    }
-    let error: f64 = (error / size).sqrt();
-    assert!(error < 5e-3, "{} {form:?} {shape:?}: relative error {error:.1e}", product.name);
-}
-
-/// The gradients that autodiff finds are the products they should be, number for number. Those were checked
-/// by themselves.
-fn gradients_are_products(product: &Product, device: &Device) {
-    let one =
-        |a: &Tensor<2>, b: &Tensor<2>, form| (product.run)(a.clone(), b.clone(), form).expect("a product");
-    for form in [Form::Plain, Form::RightTransposed] {
-        let (a, b) = operands(form, [200, 328, 136], device);
-        let dy = Tensor::<2>::random([200, 328], Distribution::Normal(0.0, 1.0), device).cast(DType::BF16);
-        let want = match form {
-            Form::Plain => [one(&dy, &b, Form::RightTransposed), one(&a, &dy, Form::LeftTransposed)],
-            _ => [one(&dy, &b, Form::Plain), one(&dy, &a, Form::LeftTransposed)],
-        };
-        let [a, b, dy] = [a, b, dy].map(Tensor::from_inner);
-        let (a, b) = (a.require_grad(), b.require_grad());
-        let grads = (one(&a, &b, form) * dy).sum().backward();
-        for (x, want) in [a, b].into_iter().zip(want) {
-            let got = values(x.grad(&grads).expect("a gradient"));
-            assert_eq!(got, values(want), "{}: a gradient of {form:?}", product.name);
-        }
-    }
-}
-
-fn operands(form: Form, [m, n, k]: [usize; 3], device: &Device) -> (Tensor<2>, Tensor<2>) {
-    let random = |rows, columns| {
-        let normal = Tensor::<2>::random([rows, columns], Distribution::Normal(0.0, 1.0), device);
-        normal.cast(DType::BF16)
-    };
-    match form {
-        Form::Plain => (random(m, k), random(k, n)),
-        Form::RightTransposed => (random(m, k), random(n, k)),
-        Form::LeftTransposed => (random(k, m), random(k, n)),
-    }
 }
 
 /// Median seconds of a call, over seven series with one wait each; nothing where the row does not apply.

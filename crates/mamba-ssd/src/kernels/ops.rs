@@ -27,8 +27,11 @@ pub trait SsdOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// Gradients of the five inputs of [`SsdOps::ssd_forward`], given those of its two results.
-    #[allow(clippy::type_complexity)] // an operation of burn takes and returns tensors one by one
-    #[allow(clippy::too_many_arguments)]
+    #[allow(
+        clippy::type_complexity,
+        clippy::too_many_arguments,
+        reason = "an operation of burn takes and returns tensors one by one"
+    )]
     #[fusion(meta = |x, log_a, b, c, state, _dy, _dstate| {
         (x.clone(), log_a.clone(), b.clone(), c.clone(), state.clone())
     })]

@@ -34,7 +34,6 @@ pub(super) struct MapSizes {
 
 /// One cube per batch row and head, and chunk.
 #[cube(launch)]
-#[allow(clippy::too_many_arguments)]
 pub(super) fn decay_gradient<E: Float>(
     x: &[E],         // b t h p
     log_a: &[f32],   // b t h
@@ -171,7 +170,6 @@ fn total(four: Four) -> f32 {
 
 /// `valuesᵀ S row` for a state `S [p n]` in memory.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn through<E: Float>(
     values: &[E],
     value_row: usize,

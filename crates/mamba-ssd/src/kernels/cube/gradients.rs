@@ -16,14 +16,14 @@
 
 use cubecl::prelude::*;
 
-use super::chunks::{
-    Blocks, ChunkSizes, Spot, clear, decay_pair, decay_table, fetch_log, fetch_projections, fetch_values,
-    load_state, put, put_state, read_inside, spot, store_pair, store_state, write_inside, write_pair,
-};
+use super::chunks::{Blocks, ChunkSizes, Spot, decay_table, spot};
 use super::mma::{One, Pair, SCRATCH, as_a, load_a, load_b, multiply};
+use super::tiles::{
+    clear, decay_pair, fetch_log, fetch_projections, fetch_values, load_state, put, put_state, read_inside,
+    store_pair, store_state, write_inside, write_pair,
+};
 
 #[cube(launch)]
-#[allow(clippy::too_many_arguments)] // a kernel takes its arrays one by one
 pub(super) fn gradients<E: Float, W: Size, O: Size>(
     x: &[Vector<E, W>],            // b t h p
     b: &[Vector<E, W>],            // b t g n
@@ -263,7 +263,6 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
 
 /// Adds `left rightᵀ` over `16 depth` columns: the plane's block of rows of `left`, all rows of `right`.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn product_rows<E: Float>(
     left: &Shared<[One<E>]>,
     right: &Shared<[One<E>]>,
@@ -438,7 +437,6 @@ fn sum_inside<E: Float>(
 
 /// The state that entered a chunk, rounded, as a tile, and a unit's part of its product with the adjoint.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn put_border<E: Float, O: Size>(
     adjoint: &Array<Pair<f32>>,
     borders: &[Vector<f32, O>],

@@ -5,6 +5,8 @@
 //! chunked form takes over ([`chunks`], [`gradients`]). Sums and states are in f32 whatever the dtype of
 //! `x`. No float atomics: results do not depend on the order that cubes run in.
 
+#![allow(clippy::too_many_arguments, reason = "kernels take their arrays one by one")]
+
 mod backward;
 mod chunks;
 mod decay;
@@ -15,6 +17,7 @@ mod map;
 mod mma;
 mod spans;
 mod tensor_cores;
+mod tiles;
 mod walk;
 
 use burn::backend::tensor::FloatTensor;

@@ -73,7 +73,6 @@ struct Ahead {
 }
 
 #[cube(launch)]
-#[allow(clippy::too_many_arguments)] // a kernel takes its arrays one by one
 pub(super) fn walk<E: Float>(
     rows: &[E],         // b t hr R
     keys: &[E],         // b t hk W
@@ -196,7 +195,6 @@ fn at_border(tile: usize, tiles: usize, sizes: &Sizes, #[comptime] form: Form) -
 
 /// Reads a tile's numbers; tokens beyond the span write nothing and decay nothing.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn fetch<E: Float>(
     ahead: &mut Ahead,
     rows: &[E],
@@ -284,7 +282,6 @@ fn load_state(state: &mut Array<Four>, from: &[f32], place: &Place, sizes: &Size
 
 /// Writes `factor` times the state to its slot of `slots`.
 #[cube]
-#[allow(clippy::too_many_arguments)]
 fn store_state(
     state: &Array<Four>,
     factor: f32,
