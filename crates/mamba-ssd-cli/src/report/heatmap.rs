@@ -165,6 +165,7 @@ mod tests {
         let svg =
             sheet(&["one".into(), "two".into()], &[("above", vec![&square; 2]), ("below", vec![&square; 2])]);
         assert_eq!(svg.matches("<path").count(), 8);
+        assert!(svg.contains("x=\"64\" y=\"24\"") && svg.contains("x=\"184\" y=\"144\""), "{svg}");
         assert!(["one", "two", "above", "below"].iter().all(|name| svg.contains(&format!(">{name}<"))));
     }
 
