@@ -10,32 +10,38 @@
 //!
 //! One cube walks over a span of one head with a tile of P rows of the state. The state stays in
 //! registers in f32; products take their factors in the dtype of x and add up in f32. While a chunk is
-//! computed the next one is on its way to registers.
+//! computed the next one is on its way to shared memory, and blocks of `C Bᵀ` above the diagonal are skipped.
 
 use cubecl::prelude::*;
 
-use super::mma::{One, Pair, SCRATCH, as_a, load_a, load_b, multiply};
+use super::decays::Decays;
+use super::mma::{One, Pair, Role, as_a, cross, load, load_row, times_columns, times_rows};
 use super::tiles::{
-    clear, decay_pair, fetch_log, fetch_projections, fetch_values, load_state, put, put_state, store_pair,
-    store_state,
+    arrive, borders_at, clear, fetch, fetch_log, flush, load_state, projections_at, put_rows, scale_rows,
+    store_state, sync_rows, values_at,
 };
+
+/// Most bytes of shared memory of a cube of which a multiprocessor of a current GPU runs two at a time.
+const HALF_OF_SHARED: usize = 113 * 1024;
 
 /// What is compiled into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Blocks {
-    /// Sixteens in a chunk of tokens, and in a tile of P.
+    /// Sixteens in a chunk of tokens, and in a tile of P: one plane for each.
     pub rows: usize,
-    /// Planes that share a block of rows, each with its part of the columns: 1 or 2.
-    pub planes: usize,
     /// The state size, padded to a multiple of 16.
     pub n: usize,
     /// Numbers in an access of a unit to a tile in global memory.
     pub wide: usize,
     /// Numbers in an access to what a unit holds of a product: 2, or 1 where memory cannot be reinterpreted.
     pub pair: usize,
+    /// Chunks in shared memory, 2 where the next one is copied while one is computed.
+    pub stages: usize,
+    /// Tiles of the state in shared memory, 2 where the next one is written while one is read.
+    pub ring: usize,
     /// Whether outputs are wanted, or only states.
     pub outputs: bool,
-    /// Write the state that enters every chunk, instead of the last one.
+    /// Whether the states that enter every chunk are wanted.
     pub save: bool,
     /// Without tensor cores.
     pub emulated: bool,
@@ -48,16 +54,16 @@ impl Blocks {
     }
 
     pub fn units(&self) -> usize {
-        32 * self.rows * self.planes
+        32 * self.rows
     }
 
-    /// Eights of P and of N in a plane's part of the columns.
+    /// Eights of P in a tile, and of N.
     pub fn p_tiles(&self) -> usize {
-        2 * self.rows / self.planes
+        2 * self.rows
     }
 
     pub fn n_tiles(&self) -> usize {
-        self.n / 8 / self.planes
+        self.n / 8
     }
 
     /// Padded lengths of rows of P and N in shared memory, free of bank conflicts.
@@ -69,20 +75,55 @@ impl Blocks {
         self.n + 8
     }
 
-    pub fn decay_stride(&self) -> usize {
-        self.chunk() + 4
+    /// Numbers of a tile of P, and of N.
+    pub fn p_tile(&self) -> usize {
+        self.chunk() * self.p_stride()
     }
 
-    /// Shared memory of the larger of the two kernels, for two bytes a number.
-    pub fn shared_bytes(&self) -> usize {
+    pub fn n_tile(&self) -> usize {
+        self.chunk() * self.n_stride()
+    }
+
+    /// Padded length of rows of C, which hold rows of outputs later.
+    pub fn c_stride(&self) -> usize {
+        self.n.max(self.chunk()) + 8
+    }
+
+    pub fn c_tile(&self) -> usize {
+        self.chunk() * self.c_stride()
+    }
+
+    /// Bytes of shared memory of [`chunks`], for two bytes a number.
+    pub fn chunks_bytes(&self) -> usize {
+        let c_tiles = if self.outputs { self.stages * self.c_tile() } else { 0 };
+        let tiles = self.stages * (self.p_tile() + self.n_tile()) + c_tiles + self.ring * self.n_tile();
+        2 * tiles + 4 * (8 * self.chunk() + 1)
+    }
+
+    /// Bytes of shared memory of [`super::gradients`], for two bytes a number.
+    pub fn gradients_bytes(&self) -> usize {
         let q = self.chunk();
-        let tiles = 2 * q * self.p_stride() + 4 * q * self.n_stride();
-        2 * tiles + 4 * (q * self.decay_stride() + 2 * q + 8 * self.rows * q + 16 * q + self.units())
+        let tiles = self.stages * (2 * self.p_tile() + 3 * self.n_tile()) + self.n_tile();
+        2 * tiles + 4 * (8 * q + 8 * self.rows * q + 10 * q + self.units() + 1)
     }
 
-    /// Vectors that a unit carries of a tile of `width` columns.
-    pub fn share(&self, width: usize) -> usize {
-        (self.chunk() * width / self.wide).div_ceil(self.units())
+    /// The same with as much copied ahead as leaves room for two cubes in a multiprocessor.
+    pub fn staged(self, bytes: impl Fn(&Self) -> usize) -> Self {
+        if self.emulated {
+            return self;
+        }
+        let choices = [(2, 2), (2, 1), (1, 1)].map(|(stages, ring)| Self { stages, ring, ..self });
+        choices.into_iter().find(|blocks| bytes(blocks) <= HALF_OF_SHARED).unwrap_or(self)
+    }
+
+    /// Numbers of shared memory that the emulated products of a plane need.
+    pub fn scratch_of_plane(&self) -> usize {
+        let depth = self.n / 16;
+        256 * (depth * (1 + self.rows)).max(2 * self.rows).max(1 + depth)
+    }
+
+    pub fn scratch(&self) -> usize {
+        if self.emulated { self.rows * self.scratch_of_plane() } else { 1 }
     }
 }
 
@@ -108,9 +149,8 @@ pub(super) struct Spot {
     /// First token of the span, and the one after its last.
     pub first: usize,
     pub end: usize,
-    /// Blocks of the unit's plane: of rows, and which half of columns.
+    /// The unit's plane: which block of rows it computes.
     pub block: usize,
-    pub half: usize,
     /// Row in a block, and first column in a block, of what the unit holds of a product.
     pub g: usize,
     pub i: usize,
@@ -123,164 +163,107 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
     c: &[Vector<E, W>],            // b t g n
     log_a: &[f32],                 // b t h
     entering: &[Vector<f32, O>],   // b h spans p n
-    y: &mut [Vector<E, O>],        // b t h p
+    y: &mut [Vector<E, W>],        // b t h p
+    borders: &mut [Vector<E, W>],  // b h chunks p n
     states: &mut [Vector<f32, O>], // b h spans p n
     sizes: ChunkSizes,
     #[comptime] blocks: Blocks,
     #[define(E)] _dtype: ElemType,
 ) {
     let q = comptime!(blocks.chunk());
-    let (ps, ns, ls) = comptime!((blocks.p_stride(), blocks.n_stride(), blocks.decay_stride()));
-    let (p_tiles, n_tiles) = comptime!((blocks.p_tiles(), blocks.n_tiles()));
-    let emulated = comptime!(blocks.emulated);
-    let unit = UNIT_POS as usize;
+    let (ns, cs_stride) = comptime!((blocks.n_stride(), blocks.c_stride()));
+    let (p_tile, n_tile) = comptime!((blocks.p_tile(), blocks.n_tile()));
+    let (stages, ring) = comptime!((blocks.stages, blocks.ring));
     let spot = spot(&sizes, blocks);
 
-    let mut xs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ps), 16usize);
-    let mut bs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut cs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut hs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut decays = Shared::<[One<f32>]>::new_aligned_slice(comptime!(q * ls), 16usize);
-    let mut from_start = Shared::<[f32]>::new_slice(q);
-    let mut logs = Shared::<[f32]>::new_slice(q);
-    let mut scratch = Shared::<[f32]>::new_slice(comptime!(if emulated {
-        blocks.rows * blocks.planes * SCRATCH
-    } else {
-        1
-    }));
+    let mut xs = Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * p_tile), 16usize);
+    let mut bs = Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * n_tile), 16usize);
+    let mut cs = Shared::<[One<E>]>::new_aligned_slice(
+        comptime!(if blocks.outputs { stages * blocks.c_tile() } else { 1 }),
+        16usize,
+    );
+    let mut hs = Shared::<[One<E>]>::new_aligned_slice(comptime!(ring * n_tile), 16usize);
+    let mut scratch = Shared::<[f32]>::new_slice(comptime!(blocks.scratch()));
+    let mut decays = Decays::new(blocks);
 
-    let mut next_x = Array::<Vector<E, W>>::new(comptime!(blocks.share(q)));
-    let mut next_b = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
-    let mut next_c = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
-    let mut state = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
+    let mut state = Array::<Pair<f32>>::new(comptime!(2 * blocks.n_tiles()));
     load_state::<O>(&mut state, entering, &spot, &sizes, blocks);
+    put_rows::<E, O>(&state, &mut hs, 0usize, &spot, comptime!(blocks.n_tiles()), ns, blocks);
+    decays.put_log(fetch_log(log_a, spot.first, &spot, &sizes, blocks), 0usize, blocks);
+    decays.put_log(fetch_log(log_a, spot.first + q, &spot, &sizes, blocks), 1usize, blocks);
+    sync_cube();
+    decays.tabulate(0usize, blocks);
 
-    fetch_values::<E, W>(&mut next_x, x, spot.first, &spot, &sizes, blocks);
-    fetch_projections::<E, W>(&mut next_b, b, spot.first, &spot, &sizes, blocks);
-    fetch_projections::<E, W>(&mut next_c, c, spot.first, &spot, &sizes, blocks);
-    let mut log_decay = fetch_log(log_a, spot.first, &spot, &sizes, blocks);
-
+    if comptime!(stages == 2) {
+        fetch_chunk::<E, W>(&mut xs, &mut bs, &mut cs, x, b, c, 0usize, spot.first, &spot, &sizes, blocks);
+    }
     let count = (spot.end - spot.first).div_ceil(q);
     for index in 0..count {
         let token = spot.first + index * q;
-        sync_cube();
-        put::<E, W>(&next_x, &mut xs, q, ps, blocks);
-        put::<E, W>(&next_b, &mut bs, blocks.n, ns, blocks);
-        put::<E, W>(&next_c, &mut cs, blocks.n, ns, blocks);
-        put_state::<E, O>(&state, &mut hs, &spot, blocks);
-        if unit < q {
-            logs[unit] = log_decay;
+        let turn = index % 2;
+        let stage = index % stages;
+        if comptime!(stages == 1) {
+            sync_cube();
+            fetch_chunk::<E, W>(&mut xs, &mut bs, &mut cs, x, b, c, 0usize, token, &spot, &sizes, blocks);
         }
+        arrive(blocks);
         sync_cube();
-        if index + 1 < count {
-            fetch_values::<E, W>(&mut next_x, x, token + q, &spot, &sizes, blocks);
-            fetch_projections::<E, W>(&mut next_b, b, token + q, &spot, &sizes, blocks);
-            fetch_projections::<E, W>(&mut next_c, c, token + q, &spot, &sizes, blocks);
-            log_decay = fetch_log(log_a, token + q, &spot, &sizes, blocks);
+        if comptime!(stages == 2) && index + 1 < count {
+            let next = token + q;
+            fetch_chunk::<E, W>(&mut xs, &mut bs, &mut cs, x, b, c, 1 - stage, next, &spot, &sizes, blocks);
         }
+        let log = fetch_log(log_a, token + 2 * q, &spot, &sizes, blocks);
+        decays.tabulate(1 - turn, blocks);
+        let at = Places {
+            x: stage * p_tile,
+            b: stage * n_tile,
+            c: stage * comptime!(blocks.c_tile()),
+            h: index % ring * n_tile,
+            turn,
+        };
         if blocks.save {
-            let slots = sizes.t.div_ceil(q);
-            store_state::<O>(&state, states, token / q, slots, &spot, &sizes, blocks);
+            let target = borders_at(token, &spot, &sizes, blocks);
+            let (unit, units) = (UNIT_POS as usize, comptime!(blocks.units()));
+            flush::<E, W>(&hs, at.h, borders, &target, q, 0usize, unit, units, blocks.n, ns, blocks);
         }
-        decay_table(&logs, &mut decays, &mut from_start, blocks);
-        sync_cube();
-
-        let row = 16 * spot.block + spot.g;
         if blocks.outputs {
-            // (L ∘ C Bᵀ), a block of rows
-            let mut scores = Array::<Pair<f32>>::new(comptime!(4 * blocks.rows));
-            clear(&mut scores, comptime!(4 * blocks.rows));
-            let mut sums = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
-            clear(&mut sums, comptime!(2 * p_tiles));
-            #[unroll]
-            for k in 0..comptime!(blocks.n / 16) {
-                let left = load_a::<E>(&cs, 16 * spot.block, comptime!(16 * k), ns, false, emulated);
-                #[unroll]
-                for tile in 0..comptime!(2 * blocks.rows) {
-                    let right = load_b::<E>(&bs, comptime!(16 * k), comptime!(8 * tile), ns, false, emulated);
-                    multiply::<E>(&left, &right, &mut scores, tile, &mut scratch, emulated);
-                }
-                // C Hᵀ, the plane's part of the columns
-                #[unroll]
-                for tile in 0..p_tiles {
-                    let column = 8 * (spot.half * p_tiles + tile);
-                    let right = load_b::<E>(&hs, comptime!(16 * k), column, ns, false, emulated);
-                    multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
-                }
-            }
-            let upper = from_start[row];
-            let lower = from_start[row + 8];
-            #[unroll]
-            for tile in 0..p_tiles {
-                sums[comptime!(2 * tile)] *= Pair::new(upper);
-                sums[comptime!(2 * tile + 1)] *= Pair::new(lower);
-            }
-            #[unroll]
-            for tile in 0..comptime!(2 * blocks.rows) {
-                scores[comptime!(2 * tile)] *=
-                    decay_pair::<O>(&decays, row, comptime!(8 * tile) + spot.i, ls, blocks);
-                scores[comptime!(2 * tile + 1)] *=
-                    decay_pair::<O>(&decays, row + 8, comptime!(8 * tile) + spot.i, ls, blocks);
-            }
-            #[unroll]
-            for k in 0..blocks.rows {
-                let left = as_a::<E>(&scores, comptime!(2 * k));
-                #[unroll]
-                for tile in 0..p_tiles {
-                    let column = 8 * (spot.half * p_tiles + tile);
-                    let right = load_b::<E>(&xs, comptime!(16 * k), column, ps, true, emulated);
-                    multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
-                }
-            }
-            #[unroll]
-            for tile in 0..p_tiles {
-                let column = spot.p + 8 * (spot.half * p_tiles + tile) + spot.i;
-                store_pair::<E, O>(y, sums[comptime!(2 * tile)], token + row, column, &spot, &sizes, blocks);
-                store_pair::<E, O>(
-                    y,
-                    sums[comptime!(2 * tile + 1)],
-                    token + row + 8,
-                    column,
-                    &spot,
-                    &sizes,
-                    blocks,
-                );
-            }
+            let sums = outputs::<E, O>(&xs, &bs, &cs, &hs, &at, &decays, &spot, &mut scratch, blocks);
+            put_rows::<E, O>(&sums, &mut cs, at.c, &spot, comptime!(blocks.p_tiles()), cs_stride, blocks);
+            sync_rows(blocks);
+            let (lane, row) = (UNIT_POS as usize % 32, 16 * spot.block);
+            let target = values_at(token, &spot, &sizes);
+            flush::<E, W>(&cs, at.c, y, &target, 16usize, row, lane, 32usize, q, cs_stride, blocks);
         }
 
-        // H ← decay H + (decays ∘ x)ᵀ B, the plane's part of the columns
-        let whole = Pair::<f32>::new(from_start[comptime!(q - 1)]);
+        let end = decays.before(turn, blocks.rows, blocks).exp();
         #[unroll]
-        for i in 0..comptime!(2 * n_tiles) {
-            state[i] *= whole;
+        for i in 0..comptime!(2 * blocks.n_tiles()) {
+            state[i] *= Pair::new(end);
         }
-        #[unroll]
-        for k in 0..blocks.rows {
-            let mut left = load_a::<E>(&xs, 16 * spot.block, comptime!(16 * k), ps, true, emulated);
-            #[unroll]
-            for i in 0..4usize {
-                let s = comptime!(16 * k + i / 2 * 8) + spot.i;
-                let scale = decay_pair::<O>(&decays, comptime!(q - 1).runtime(), s, ls, blocks);
-                left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
-            }
-            #[unroll]
-            for tile in 0..n_tiles {
-                let column = 8 * (spot.half * n_tiles + tile);
-                let right = load_b::<E>(&bs, comptime!(16 * k), column, ns, true, emulated);
-                multiply::<E>(&left, &right, &mut state, tile, &mut scratch, emulated);
-            }
+        add_keys::<E, O>(&xs, &bs, &at, &mut state, &decays, &spot, &mut scratch, blocks);
+        decays.put_log(log, turn, blocks);
+        if comptime!(ring == 1) {
+            sync_cube();
         }
+        let h_next = (index + 1) % ring * n_tile;
+        put_rows::<E, O>(&state, &mut hs, h_next, &spot, comptime!(blocks.n_tiles()), ns, blocks);
     }
-    if !blocks.save {
-        let spans = CUBE_COUNT_Z as usize;
-        store_state::<O>(&state, states, CUBE_POS_Z as usize, spans, &spot, &sizes, blocks);
-    }
+    store_state::<O>(&state, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
+}
+
+/// Where in shared memory a chunk and the state that enters it begin, and which tables are its decays.
+#[derive(CubeType, Clone, Copy)]
+struct Places {
+    x: usize,
+    b: usize,
+    c: usize,
+    h: usize,
+    turn: usize,
 }
 
 #[cube]
 pub(super) fn spot(sizes: &ChunkSizes, #[comptime] blocks: Blocks) -> Spot {
     let index = CUBE_POS_X as usize;
-    let plane = UNIT_POS as usize / 32;
     let lane = UNIT_POS as usize % 32;
     let head = index % sizes.heads;
     let first = CUBE_POS_Z as usize * sizes.span;
@@ -291,46 +274,125 @@ pub(super) fn spot(sizes: &ChunkSizes, #[comptime] blocks: Blocks) -> Spot {
         p: CUBE_POS_Y as usize * comptime!(blocks.chunk()),
         first,
         end: min(first + sizes.span, sizes.t),
-        block: plane % blocks.rows,
-        half: plane / blocks.rows,
+        block: UNIT_POS as usize / 32,
         g: lane / 4,
         i: lane % 4 * 2,
     }
 }
 
-/// `decays[l][s] = a_{s+1} ⋯ a_l`, 0 for s > l, and `from_start[l] = a_1 ⋯ a_l`, each from a sum of its own
-/// logarithms.
+/// Starts to copy a chunk.
 #[cube]
-pub(super) fn decay_table(
-    logs: &Shared<[f32]>,
-    decays: &mut Shared<[One<f32>]>,
-    from_start: &mut Shared<[f32]>,
+fn fetch_chunk<E: Float, W: Size>(
+    xs: &mut Shared<[One<E>]>,
+    bs: &mut Shared<[One<E>]>,
+    cs: &mut Shared<[One<E>]>,
+    x: &[Vector<E, W>],
+    b: &[Vector<E, W>],
+    c: &[Vector<E, W>],
+    stage: usize,
+    token: usize,
+    spot: &Spot,
+    sizes: &ChunkSizes,
     #[comptime] blocks: Blocks,
 ) {
-    let q = comptime!(blocks.chunk());
-    let rounds = comptime!((q * blocks.rows).div_ceil(blocks.units()));
-    #[unroll]
-    for round in 0..rounds {
-        let place = UNIT_POS as usize + round * comptime!(blocks.units());
-        if place < comptime!(q * blocks.rows) {
-            let (l, block) = (place % q, place / q);
-            let mut sum = f32::new(0.0);
-            for r in 16 * (block + 1)..l + 1 {
-                sum += logs[r];
-            }
-            #[unroll]
-            for j in 0..16usize {
-                let s = 16 * block + comptime!(15 - j);
-                let mut decay = f32::new(0.0);
-                if s <= l {
-                    decay = sum.exp();
-                    sum += logs[s];
-                }
-                decays[l * comptime!(blocks.decay_stride()) + s] = One::new(decay);
-            }
-            if block == 0 {
-                from_start[l] = sum.exp();
-            }
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    let (p_at, n_at) = (stage * comptime!(blocks.p_tile()), stage * comptime!(blocks.n_tile()));
+    let (c_at, c_stride) = (stage * comptime!(blocks.c_tile()), comptime!(blocks.c_stride()));
+    let projections = projections_at(token, spot, sizes);
+    fetch::<E, W>(xs, p_at, x, &values_at(token, spot, sizes), comptime!(blocks.chunk()), ps, blocks);
+    fetch::<E, W>(bs, n_at, b, &projections, blocks.n, ns, blocks);
+    if blocks.outputs {
+        fetch::<E, W>(cs, c_at, c, &projections, blocks.n, c_stride, blocks);
+    }
+}
+
+/// A plane's rows of `(L ∘ C Bᵀ) x + diag(a_1 ⋯ a_l) C Hᵀ`.
+#[cube]
+fn outputs<E: Float, O: Size>(
+    xs: &Shared<[One<E>]>,
+    bs: &Shared<[One<E>]>,
+    cs: &Shared<[One<E>]>,
+    hs: &Shared<[One<E>]>,
+    at: &Places,
+    decays: &Decays,
+    spot: &Spot,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] blocks: Blocks,
+) -> Array<Pair<f32>> {
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    let (depth, rows) = comptime!((blocks.n / 16, blocks.rows));
+    let p_tiles = comptime!(blocks.p_tiles());
+    let queries = load_row::<E>(cs, at.c, spot.block, depth, comptime!(blocks.c_stride()), blocks);
+    let mut sums = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
+    clear(&mut sums, comptime!(2 * p_tiles));
+    times_rows::<E>(&queries, hs, at.h, &mut sums, depth, rows, ns, scratch, blocks);
+    let entering = decays.before(at.turn, spot.block, blocks).exp();
+    scale_rows(&mut sums, entering, entering, p_tiles);
+
+    // blocks of earlier tokens
+    let earlier = earlier(spot, blocks);
+    let mut between = f32::new(0.0);
+    for step in 0..earlier {
+        let j = earlier - 1 - step;
+        let mut scores = cross::<E>(&queries, bs, at.b, j, depth, ns, scratch, blocks);
+        let factor = select(j < spot.block, between.exp(), f32::new(0.0));
+        between += select(j < spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
+        #[unroll]
+        for i in 0..4usize {
+            let columns = decays.columns::<O>(at.turn, 16 * j + comptime!(i / 2 * 8) + spot.i, blocks);
+            scores[i] *= columns * Pair::<f32>::new(factor);
         }
+        let left = as_a::<E>(&scores, 0usize);
+        times_columns::<E>(&left, xs, at.x, 16 * j, &mut sums, rows, ps, scratch, blocks);
+    }
+    let row = 16 * spot.block + spot.g;
+    let (upper, lower) = (decays.row(at.turn, row, blocks), decays.row(at.turn, row + 8, blocks));
+    scale_rows(&mut sums, upper, lower, p_tiles);
+
+    // the plane's own
+    let mut scores = cross::<E>(&queries, bs, at.b, spot.block, depth, ns, scratch, blocks);
+    #[unroll]
+    for i in 0..4usize {
+        let (l, s) = (row + comptime!(i % 2 * 8), 16 * spot.block + comptime!(i / 2 * 8) + spot.i);
+        scores[i] *= decays.inside::<O>(at.turn, l, s, blocks);
+    }
+    let left = as_a::<E>(&scores, 0usize);
+    times_columns::<E>(&left, xs, at.x, 16 * spot.block, &mut sums, rows, ps, scratch, blocks);
+    sums
+}
+
+/// Blocks of tokens to look at before the plane's own. Emulated products wait for the whole cube, so that
+/// there every plane takes all.
+#[cube]
+pub(super) fn earlier(spot: &Spot, #[comptime] blocks: Blocks) -> usize {
+    if comptime!(blocks.emulated) { blocks.rows.runtime() } else { spot.block }
+}
+
+/// Adds `(diag(a_{s+1} ⋯ a_Q) x)ᵀ B`, the plane's rows of the state.
+#[cube]
+fn add_keys<E: Float, O: Size>(
+    xs: &Shared<[One<E>]>,
+    bs: &Shared<[One<E>]>,
+    at: &Places,
+    state: &mut Array<Pair<f32>>,
+    decays: &Decays,
+    spot: &Spot,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] blocks: Blocks,
+) {
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    #[unroll]
+    for k in 0..blocks.rows {
+        let role = comptime!(Role::LEFT_OF_COLUMNS);
+        let mut left = load::<E>(xs, at.x, comptime!(16 * k), 16 * spot.block, ps, role, blocks);
+        let after = Pair::<f32>::new(decays.after(at.turn, k, blocks).exp());
+        #[unroll]
+        for i in 0..4usize {
+            let s = comptime!(16 * k + i / 2 * 8) + spot.i;
+            let scale = decays.columns::<O>(at.turn, s, blocks) * after;
+            left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
+        }
+        let row = comptime!(16 * k);
+        times_columns::<E>(&left, bs, at.b, row, state, blocks.n / 16, ns, scratch, blocks);
     }
 }

@@ -10,17 +10,25 @@
 //! G ← d_Q G + (diag(d) dy)ᵀ C
 //! ```
 //!
-//! and the gradient of the log decays as in [`super::decay`]: sums of `M = D ∘ C Bᵀ` over `s < r ≤ l`, where
-//! the sums over `l ≥ r` are a product with a triangle of ones, and of what entered and what leaves.
-//! `Wᵀ` and `Dᵀ` are computed as products of their own, so that no matrix passes through memory.
+//! and, with `M = D ∘ C Bᵀ`, the gradient of the log decays
+//!
+//! ```text
+//! dlog_a_r = Σ over l ≥ r of (d_l dy_lᵀ H C_l + Σ_s M[l, s] - Σ_s M[s, l])
+//!          + Σ over s < r of e_s x_sᵀ G B_s + d_Q ⟨H, G⟩
+//! ```
+//!
+//! where the two sums of M leave `M[l, s]` over `s < r ≤ l`: every term that cancels is the same number in
+//! f32. `Wᵀ` and `Dᵀ` are computed as products of their own, so that no matrix passes through memory, and
+//! blocks above the diagonal are skipped. A plane computes a block of rows of every product.
 
 use cubecl::prelude::*;
 
-use super::chunks::{Blocks, ChunkSizes, Spot, decay_table, spot};
-use super::mma::{One, Pair, SCRATCH, as_a, load_a, load_b, multiply};
+use super::chunks::{Blocks, ChunkSizes, Spot, earlier, spot};
+use super::decays::Decays;
+use super::mma::{One, Pair, Role, as_a, block, cross, load, load_row, times_columns, times_rows};
 use super::tiles::{
-    clear, decay_pair, fetch_log, fetch_projections, fetch_values, load_state, put, put_state, read_inside,
-    store_pair, store_state, write_inside, write_pair,
+    Source, arrive, borders_at, clear, fetch, fetch_log, flush, load_state, projections_at, put_pairs,
+    put_rows, read_pair, rounded, scale_rows, store_state, sync_rows, values_at, write_pair,
 };
 
 #[cube(launch)]
@@ -31,10 +39,10 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
     dy: &[Vector<E, W>],           // b t h p
     log_a: &[f32],                 // b t h
     entering: &[Vector<f32, O>],   // b h spans p n
-    borders: &[Vector<f32, O>],    // b h chunks p n
-    dx: &mut [Vector<E, O>],       // b t h p
-    db: &mut [Vector<E, O>],       // b t h tiles n
-    dc: &mut [Vector<E, O>],       // b t h tiles n
+    borders: &[Vector<E, W>],      // b h chunks p n
+    dx: &mut [Vector<E, W>],       // b t h p
+    db: &mut [Vector<E, W>],       // b t h tiles n
+    dc: &mut [Vector<E, W>],       // b t h tiles n
     dlog_a: &mut [f32],            // b t h tiles
     states: &mut [Vector<f32, O>], // b h spans p n
     sizes: ChunkSizes,
@@ -42,450 +50,491 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
     #[define(E)] _dtype: ElemType,
 ) {
     let q = comptime!(blocks.chunk());
-    let (ps, ns, ls) = comptime!((blocks.p_stride(), blocks.n_stride(), blocks.decay_stride()));
-    let rows = comptime!(blocks.rows);
-    let (p_tiles, n_tiles) = comptime!((blocks.p_tiles(), blocks.n_tiles()));
-    let (p_depth, n_depth) = comptime!((blocks.rows, blocks.n / 16)); // sixteens of P and of N
-    let parts = comptime!(4 * blocks.planes); // of a row's sum: a quad of units in every plane
-    let emulated = comptime!(blocks.emulated);
-    let unit = UNIT_POS as usize;
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    let (p_tile, n_tile, stages) = comptime!((blocks.p_tile(), blocks.n_tile(), blocks.stages));
+    let n_tiles = comptime!(blocks.n_tiles());
     let spot = spot(&sizes, blocks);
 
-    let mut xs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ps), 16usize);
-    let mut ys = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ps), 16usize);
-    let mut bs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut cs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut hs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut gs = Shared::<[One<E>]>::new_aligned_slice(comptime!(q * ns), 16usize);
-    let mut decays = Shared::<[One<f32>]>::new_aligned_slice(comptime!(q * ls), 16usize);
-    let mut from_start = Shared::<[f32]>::new_slice(q);
-    let mut logs = Shared::<[f32]>::new_slice(q);
-    let mut inside = Shared::<[f32]>::new_slice(comptime!(8 * rows * q));
-    let mut entered = Shared::<[f32]>::new_slice(comptime!(parts * q));
-    let mut leaving = Shared::<[f32]>::new_slice(comptime!(parts * q));
-    let mut corner = Shared::<[f32]>::new_slice(comptime!(blocks.units()));
-    let mut scratch =
-        Shared::<[f32]>::new_slice(comptime!(if emulated { rows * blocks.planes * SCRATCH } else { 1 }));
+    let mut tiles = Tiles::<E> {
+        xs: Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * p_tile), 16usize),
+        ys: Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * p_tile), 16usize),
+        bs: Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * n_tile), 16usize),
+        cs: Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * n_tile), 16usize),
+        hs: Shared::<[One<E>]>::new_aligned_slice(comptime!(stages * n_tile), 16usize),
+        gs: Shared::<[One<E>]>::new_aligned_slice(n_tile, 16usize),
+    };
+    let mut sums = Sums::new(blocks);
+    let mut scratch = Shared::<[f32]>::new_slice(comptime!(blocks.scratch()));
+    let mut decays = Decays::new(blocks);
 
-    let mut next_x = Array::<Vector<E, W>>::new(comptime!(blocks.share(q)));
-    let mut next_y = Array::<Vector<E, W>>::new(comptime!(blocks.share(q)));
-    let mut next_b = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
-    let mut next_c = Array::<Vector<E, W>>::new(comptime!(blocks.share(blocks.n)));
     let mut adjoint = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
     load_state::<O>(&mut adjoint, entering, &spot, &sizes, blocks);
-
+    put_rows::<E, O>(&adjoint, &mut tiles.gs, 0usize, &spot, n_tiles, ns, blocks);
     let count = (spot.end - spot.first).div_ceil(q);
     let last = spot.first + (count - 1) * q;
-    fetch_values::<E, W>(&mut next_x, x, last, &spot, &sizes, blocks);
-    fetch_values::<E, W>(&mut next_y, dy, last, &spot, &sizes, blocks);
-    fetch_projections::<E, W>(&mut next_b, b, last, &spot, &sizes, blocks);
-    fetch_projections::<E, W>(&mut next_c, c, last, &spot, &sizes, blocks);
-    let mut log_decay = fetch_log(log_a, last, &spot, &sizes, blocks);
-
-    let row = 16 * spot.block + spot.g;
+    decays.put_log(fetch_log(log_a, last, &spot, &sizes, blocks), 0usize, blocks);
+    let before = fetch_log(log_a, select(count > 1, last - q, spot.end), &spot, &sizes, blocks);
+    decays.put_log(before, 1usize, blocks);
+    sync_cube();
+    decays.tabulate(0usize, blocks);
+    if comptime!(stages == 2) {
+        tiles.fetch::<W>(x, dy, b, c, borders, 0usize, last, &spot, &sizes, blocks);
+    }
     for index in 0..count {
-        let token = spot.first + (count - 1 - index) * q;
+        let token = last - index * q;
+        let turn = index % 2;
+        let stage = index % stages;
+        if comptime!(stages == 1) {
+            sync_cube();
+            tiles.fetch::<W>(x, dy, b, c, borders, 0usize, token, &spot, &sizes, blocks);
+        }
+        arrive(blocks);
         sync_cube();
-        put::<E, W>(&next_x, &mut xs, q, ps, blocks);
-        put::<E, W>(&next_y, &mut ys, q, ps, blocks);
-        put::<E, W>(&next_b, &mut bs, blocks.n, ns, blocks);
-        put::<E, W>(&next_c, &mut cs, blocks.n, ns, blocks);
-        put_state::<E, O>(&adjoint, &mut gs, &spot, blocks);
-        let product = put_border::<E, O>(&adjoint, borders, &mut hs, token / q, &spot, &sizes, blocks);
-        corner[unit] = product;
-        if unit < q {
-            logs[unit] = log_decay;
+        if comptime!(stages == 2) && index + 1 < count {
+            tiles.fetch::<W>(x, dy, b, c, borders, 1 - stage, token - q, &spot, &sizes, blocks);
         }
-        sync_cube();
-        if index + 1 < count {
-            fetch_values::<E, W>(&mut next_x, x, token - q, &spot, &sizes, blocks);
-            fetch_values::<E, W>(&mut next_y, dy, token - q, &spot, &sizes, blocks);
-            fetch_projections::<E, W>(&mut next_b, b, token - q, &spot, &sizes, blocks);
-            fetch_projections::<E, W>(&mut next_c, c, token - q, &spot, &sizes, blocks);
-            log_decay = fetch_log(log_a, token - q, &spot, &sizes, blocks);
+        let next = select(index + 2 < count, token - 2 * q, spot.end);
+        let log = fetch_log(log_a, next, &spot, &sizes, blocks);
+        decays.tabulate(1 - turn, blocks);
+        if index > 0 {
+            sums.write(dlog_a, token + q, &spot, &sizes, blocks);
         }
-        decay_table(&logs, &mut decays, &mut from_start, blocks);
-        sync_cube();
-        let end = comptime!(q - 1).runtime();
-        let (upper, lower) =
-            (decays[end * ls + row].extract(0usize), decays[end * ls + row + 8].extract(0usize));
+        let at = At { p: stage * p_tile, n: stage * n_tile, turn };
+        let end = decays.before(turn, blocks.rows, blocks).exp();
 
-        // Wᵀ, Dᵀ and Mᵀ, a block of rows s
-        let mut keys = Array::<Pair<f32>>::new(comptime!(4 * rows));
-        clear(&mut keys, comptime!(4 * rows));
-        product_rows::<E>(&bs, &cs, &mut keys, &spot, n_depth, ns, &mut scratch, blocks);
-        let mut values = Array::<Pair<f32>>::new(comptime!(4 * rows));
-        clear(&mut values, comptime!(4 * rows));
-        product_rows::<E>(&xs, &ys, &mut values, &spot, p_depth, ps, &mut scratch, blocks);
-        let mut terms = Array::<Pair<f32>>::new(comptime!(4 * rows));
-        #[unroll]
-        for i in 0..comptime!(4 * rows) {
-            let s = row + comptime!(i % 2 * 8);
-            let l = comptime!(i / 2 * 8) + spot.i;
-            let mut decay = Pair::<f32>::new(decays[l * ls + s].extract(0usize));
-            decay.insert(1usize, decays[(l + 1) * ls + s].extract(0usize));
-            values[i] *= decay;
-            terms[i] = keys[i] * values[i];
-            keys[i] *= decay;
-        }
-        sum_inside::<E>(&terms, &mut inside, &spot, &mut scratch, blocks);
-
-        // dx, the plane's part of the columns of P
-        let mut sums = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
-        clear(&mut sums, comptime!(2 * p_tiles));
-        #[unroll]
-        for k in 0..n_depth {
-            let left = load_a::<E>(&bs, 16 * spot.block, comptime!(16 * k), ns, false, emulated);
-            #[unroll]
-            for tile in 0..p_tiles {
-                let column = 8 * (spot.half * p_tiles + tile);
-                let right = load_b::<E>(&gs, comptime!(16 * k), column, ns, false, emulated);
-                multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
-            }
-        }
-        scale_rows(&mut sums, upper, lower, p_tiles);
-        dot_rows::<E>(&sums, &xs, &mut leaving, ps, &spot, p_tiles, parts);
-        #[unroll]
-        for k in 0..rows {
-            let left = as_a::<E>(&keys, comptime!(2 * k));
-            #[unroll]
-            for tile in 0..p_tiles {
-                let column = 8 * (spot.half * p_tiles + tile);
-                let right = load_b::<E>(&ys, comptime!(16 * k), column, ps, true, emulated);
-                multiply::<E>(&left, &right, &mut sums, tile, &mut scratch, emulated);
-            }
-        }
-        #[unroll]
-        for i in 0..comptime!(2 * p_tiles) {
-            let column = spot.p + 8 * (spot.half * p_tiles + comptime!(i / 2)) + spot.i;
-            store_pair::<E, O>(
-                dx,
-                sums[i],
-                token + row + comptime!(i % 2 * 8),
-                column,
-                &spot,
-                &sizes,
-                blocks,
-            );
-        }
-
-        // dB, the plane's part of the columns of N
-        let mut sums = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
-        clear(&mut sums, comptime!(2 * n_tiles));
-        product_columns::<E>(&xs, &gs, &mut sums, &spot, &mut scratch, blocks);
-        scale_rows(&mut sums, upper, lower, n_tiles);
-        times_columns::<E>(&values, &cs, &mut sums, &spot, &mut scratch, blocks);
-        store_projection::<E, O>(db, &sums, token, &spot, &sizes, blocks);
-
-        // dC: D, a block of rows l, and the plane's part of the columns of N
-        clear(&mut values, comptime!(4 * rows));
-        product_rows::<E>(&ys, &xs, &mut values, &spot, p_depth, ps, &mut scratch, blocks);
-        #[unroll]
-        for i in 0..comptime!(4 * rows) {
-            values[i] *= decay_pair::<O>(
-                &decays,
-                row + comptime!(i % 2 * 8),
-                comptime!(i / 2 * 8) + spot.i,
-                ls,
-                blocks,
-            );
-        }
-        clear(&mut sums, comptime!(2 * n_tiles));
-        product_columns::<E>(&ys, &hs, &mut sums, &spot, &mut scratch, blocks);
-        scale_rows(&mut sums, from_start[row], from_start[row + 8], n_tiles);
-        dot_rows::<E>(&sums, &cs, &mut entered, ns, &spot, n_tiles, parts);
-        times_columns::<E>(&values, &bs, &mut sums, &spot, &mut scratch, blocks);
-        store_projection::<E, O>(dc, &sums, token, &spot, &sizes, blocks);
-
-        // G ← decay G + (decays ∘ dy)ᵀ C, the plane's part of the columns of N
-        let whole = from_start[end];
+        sums.corner::<E, O>(&adjoint, &tiles.hs, at.n, end, &spot, blocks);
+        let of_keys = keys::<E, O>(&tiles, &at, &decays, &mut sums, &spot, &mut scratch, blocks);
+        let of_queries =
+            queries::<E, O>(&tiles, &at, &of_keys, &decays, &mut sums, &spot, &mut scratch, blocks);
         #[unroll]
         for i in 0..comptime!(2 * n_tiles) {
-            adjoint[i] *= Pair::new(whole);
+            adjoint[i] *= Pair::new(end);
         }
-        #[unroll]
-        for k in 0..rows {
-            let mut left = load_a::<E>(&ys, 16 * spot.block, comptime!(16 * k), ps, true, emulated);
-            #[unroll]
-            for i in 0..4usize {
-                let l = comptime!(16 * k + i / 2 * 8) + spot.i;
-                let mut scale = Pair::<f32>::new(from_start[l]);
-                scale.insert(1usize, from_start[l + 1]);
-                left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
-            }
-            #[unroll]
-            for tile in 0..n_tiles {
-                let column = 8 * (spot.half * n_tiles + tile);
-                let right = load_b::<E>(&cs, comptime!(16 * k), column, ns, true, emulated);
-                multiply::<E>(&left, &right, &mut adjoint, tile, &mut scratch, emulated);
-            }
-        }
+        add_queries::<E, O>(&tiles, &at, &mut adjoint, &decays, &spot, &mut scratch, blocks);
+        decays.put_log(log, turn, blocks);
 
-        // The gradient of the log decays
-        sync_cube();
-        let groups = comptime!(blocks.units() / 16);
-        if unit < 16 {
-            let mut part = f32::new(0.0);
-            for i in 0..groups {
-                part += corner[unit * groups + i];
-            }
-            logs[unit] = part;
-        }
-        if unit < q {
-            let (mut u, mut v) = (f32::new(0.0), f32::new(0.0));
-            #[unroll]
-            for i in 0..parts {
-                u += entered[unit * parts + i];
-                v += leaving[unit * parts + i];
-            }
-            decays[unit] = One::new(u);
-            decays[ls + unit] = One::new(v);
-        }
-        sync_cube();
-        if unit < q && token + unit < spot.end {
-            let mut gradient = f32::new(0.0);
-            for i in 0..16usize {
-                gradient += logs[i];
-            }
-            gradient *= whole;
-            for i in 0..comptime!(8 * rows) {
-                gradient += inside[i * q + unit];
-            }
-            for i in 0..q {
-                gradient += decays[select(i >= unit, i, ls + i)].extract(0usize);
-            }
-            let place = (spot.batch * sizes.t + token + unit) * sizes.heads + spot.head;
-            dlog_a[place * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize] = gradient;
-        }
+        sync_cube(); // tiles are free, and sums complete
+        put_rows::<E, O>(&adjoint, &mut tiles.gs, 0usize, &spot, n_tiles, ns, blocks);
+        put_pairs::<E, O>(&of_keys.dx, &mut tiles.xs, at.p, &spot, comptime!(blocks.p_tiles()), ps, blocks);
+        put_pairs::<E, O>(&of_keys.db, &mut tiles.bs, at.n, &spot, n_tiles, ns, blocks);
+        put_pairs::<E, O>(&of_queries, &mut tiles.cs, at.n, &spot, n_tiles, ns, blocks);
+        sync_rows(blocks);
+        let (lane, row) = (UNIT_POS as usize % 32, 16 * spot.block);
+        let values = values_at(token, &spot, &sizes);
+        let projections = shares_at(token, &spot, &sizes);
+        flush::<E, W>(&tiles.xs, at.p, dx, &values, 16usize, row, lane, 32usize, q, ps, blocks);
+        flush::<E, W>(&tiles.bs, at.n, db, &projections, 16usize, row, lane, 32usize, blocks.n, ns, blocks);
+        flush::<E, W>(&tiles.cs, at.n, dc, &projections, 16usize, row, lane, 32usize, blocks.n, ns, blocks);
+        sums.add_up(blocks);
     }
+    sync_cube();
+    sums.write(dlog_a, spot.first, &spot, &sizes, blocks);
     store_state::<O>(&adjoint, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
 }
 
-/// Adds `left rightᵀ` over `16 depth` columns: the plane's block of rows of `left`, all rows of `right`.
+/// A chunk of x, dy, B, C, the state that entered it, and the gradient of the one that leaves.
+#[derive(CubeType)]
+struct Tiles<E: Float> {
+    xs: Shared<[One<E>]>,
+    ys: Shared<[One<E>]>,
+    bs: Shared<[One<E>]>,
+    cs: Shared<[One<E>]>,
+    hs: Shared<[One<E>]>,
+    gs: Shared<[One<E>]>,
+}
+
+/// Where in the tiles a chunk begins, and which tables are its decays.
+#[derive(CubeType, Clone, Copy)]
+struct At {
+    p: usize,
+    n: usize,
+    turn: usize,
+}
+
+/// A plane's rows of the gradients of x and B, rounded.
+#[derive(CubeType)]
+struct OfKeys<E: Float> {
+    dx: Array<Pair<E>>,
+    db: Array<Pair<E>>,
+    /// `Σ M[l, s]` over l, a unit's part of it, of its two rows s.
+    upper: f32,
+    lower: f32,
+}
+
 #[cube]
-fn product_rows<E: Float>(
-    left: &Shared<[One<E>]>,
-    right: &Shared<[One<E>]>,
-    sums: &mut Array<Pair<f32>>,
-    spot: &Spot,
-    #[comptime] depth: usize,
-    #[comptime] stride: usize,
-    scratch: &mut Shared<[f32]>,
-    #[comptime] blocks: Blocks,
-) {
-    let emulated = comptime!(blocks.emulated);
-    #[unroll]
-    for k in 0..depth {
-        let a = load_a::<E>(left, 16 * spot.block, comptime!(16 * k), stride, false, emulated);
-        #[unroll]
-        for tile in 0..comptime!(2 * blocks.rows) {
-            let b = load_b::<E>(right, comptime!(16 * k), comptime!(8 * tile), stride, false, emulated);
-            multiply::<E>(&a, &b, sums, tile, scratch, emulated);
-        }
+impl<E: Float> Tiles<E> {
+    fn fetch<W: Size>(
+        &mut self,
+        x: &[Vector<E, W>],
+        dy: &[Vector<E, W>],
+        b: &[Vector<E, W>],
+        c: &[Vector<E, W>],
+        borders: &[Vector<E, W>],
+        stage: usize,
+        token: usize,
+        spot: &Spot,
+        sizes: &ChunkSizes,
+        #[comptime] blocks: Blocks,
+    ) {
+        let (q, ps, ns) = comptime!((blocks.chunk(), blocks.p_stride(), blocks.n_stride()));
+        let (p_at, n_at) = (stage * comptime!(blocks.p_tile()), stage * comptime!(blocks.n_tile()));
+        let (values, projections) = (values_at(token, spot, sizes), projections_at(token, spot, sizes));
+        let entered = borders_at(token, spot, sizes, blocks);
+        fetch::<E, W>(&mut self.xs, p_at, x, &values, q, ps, blocks);
+        fetch::<E, W>(&mut self.ys, p_at, dy, &values, q, ps, blocks);
+        fetch::<E, W>(&mut self.bs, n_at, b, &projections, blocks.n, ns, blocks);
+        fetch::<E, W>(&mut self.cs, n_at, c, &projections, blocks.n, ns, blocks);
+        fetch::<E, W>(&mut self.hs, n_at, borders, &entered, blocks.n, ns, blocks);
     }
 }
 
-/// Adds `left state`: the plane's block of rows of `left [tokens p]`, the plane's part of the columns of `state [p n]`.
+/// The cube's share of a gradient of B or C.
 #[cube]
-fn product_columns<E: Float>(
-    left: &Shared<[One<E>]>,
-    state: &Shared<[One<E>]>,
-    sums: &mut Array<Pair<f32>>,
+fn shares_at(token: usize, spot: &Spot, sizes: &ChunkSizes) -> Source {
+    let tiles = CUBE_COUNT_Y as usize;
+    let row = ((spot.batch * sizes.t + token) * sizes.heads + spot.head) * tiles + CUBE_POS_Y as usize;
+    Source {
+        first: row * sizes.n,
+        pitch: sizes.heads * tiles * sizes.n,
+        rows: spot.end - token,
+        columns: sizes.n,
+    }
+}
+
+/// Gradients of x and B: a plane's rows s, and the tokens l from s on.
+#[cube]
+fn keys<E: Float, O: Size>(
+    tiles: &Tiles<E>,
+    at: &At,
+    decays: &Decays,
+    sums: &mut Sums,
+    spot: &Spot,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] blocks: Blocks,
+) -> OfKeys<E> {
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    let (p_tiles, n_tiles) = comptime!((blocks.p_tiles(), blocks.n_tiles()));
+    let (rows, depth) = comptime!((blocks.rows, blocks.n / 16));
+    let row = 16 * spot.block + spot.g;
+    let bs = load_row::<E>(&tiles.bs, at.n, spot.block, depth, ns, blocks);
+    let xs = load_row::<E>(&tiles.xs, at.p, spot.block, rows, ps, blocks);
+
+    // what left the chunk
+    let mut dx = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
+    clear(&mut dx, comptime!(2 * p_tiles));
+    times_rows::<E>(&bs, &tiles.gs, 0usize, &mut dx, depth, rows, ns, scratch, blocks);
+    let mut db = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
+    clear(&mut db, comptime!(2 * n_tiles));
+    #[unroll]
+    for k in 0..rows {
+        let left = block::<E>(&xs, k);
+        times_columns::<E>(&left, &tiles.gs, 0usize, comptime!(16 * k), &mut db, depth, ns, scratch, blocks);
+    }
+    let after = decays.after(at.turn, spot.block, blocks).exp();
+    let (upper, lower) = (decays.column(at.turn, row, blocks), decays.column(at.turn, row + 8, blocks));
+    let (leaving_upper, leaving_lower) = dot_rows::<E>(&dx, &xs, rows);
+    sums.put_leaving(leaving_upper * upper * after, leaving_lower * lower * after, spot);
+    scale_rows(&mut dx, after, after, p_tiles);
+    scale_rows(&mut db, after, after, n_tiles);
+
+    // blocks of later tokens
+    let (mut total_upper, mut total_lower) = (f32::new(0.0), f32::new(0.0));
+    let mut between = f32::new(0.0);
+    let first = if comptime!(blocks.emulated) { 0usize.runtime() } else { spot.block + 1 };
+    for j in first..rows {
+        let factor = select(j > spot.block, between.exp(), f32::new(0.0));
+        between += select(j > spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
+        let mut weights = cross::<E>(&bs, &tiles.cs, at.n, j, depth, ns, scratch, blocks);
+        let mut values = cross::<E>(&xs, &tiles.ys, at.p, j, rows, ps, scratch, blocks);
+        #[unroll]
+        for half in 0..2usize {
+            let l = 16 * j + comptime!(8 * half) + spot.i;
+            let decay = decays.rows::<O>(at.turn, l, blocks) * Pair::<f32>::new(factor);
+            let (i, k) = comptime!((2 * half, 2 * half + 1));
+            values[i] *= decay;
+            values[k] *= decay;
+            let (first, second) = (weights[i] * values[i], weights[k] * values[k]);
+            total_upper += first.extract(0usize) + first.extract(1usize);
+            total_lower += second.extract(0usize) + second.extract(1usize);
+            sums.put_inside::<O>(first * Pair::new(upper) + second * Pair::new(lower), l, spot, blocks);
+            weights[i] *= decay;
+            weights[k] *= decay;
+        }
+        let left = as_a::<E>(&weights, 0usize);
+        times_columns::<E>(&left, &tiles.ys, at.p, 16 * j, &mut dx, rows, ps, scratch, blocks);
+        let left = as_a::<E>(&values, 0usize);
+        times_columns::<E>(&left, &tiles.cs, at.n, 16 * j, &mut db, depth, ns, scratch, blocks);
+    }
+    scale_rows(&mut dx, upper, lower, p_tiles);
+    scale_rows(&mut db, upper, lower, n_tiles);
+    total_upper *= upper;
+    total_lower *= lower;
+
+    // the plane's own
+    let own = 16 * spot.block;
+    let mut weights = cross::<E>(&bs, &tiles.cs, at.n, spot.block, depth, ns, scratch, blocks);
+    let mut values = cross::<E>(&xs, &tiles.ys, at.p, spot.block, rows, ps, scratch, blocks);
+    #[unroll]
+    for half in 0..2usize {
+        let l = own + comptime!(8 * half) + spot.i;
+        let mut terms = Pair::<f32>::new(0.0);
+        #[unroll]
+        for lower in 0..2usize {
+            let i = comptime!(2 * half + lower);
+            let s = row + comptime!(8 * lower);
+            let decay = decays.inside_columns::<O>(at.turn, l, s, blocks);
+            values[i] *= decay;
+            let mut term = weights[i] * values[i];
+            #[unroll]
+            for j in 0..2usize {
+                term.insert(j, select(l + j != s, term.extract(j), f32::new(0.0)));
+            }
+            let total = term.extract(0usize) + term.extract(1usize);
+            if comptime!(lower == 0) {
+                total_upper += total;
+            } else {
+                total_lower += total;
+            }
+            terms += term;
+            weights[i] *= decay;
+        }
+        sums.put_inside::<O>(terms, l, spot, blocks);
+    }
+    let left = as_a::<E>(&weights, 0usize);
+    times_columns::<E>(&left, &tiles.ys, at.p, own, &mut dx, rows, ps, scratch, blocks);
+    let left = as_a::<E>(&values, 0usize);
+    times_columns::<E>(&left, &tiles.cs, at.n, own, &mut db, depth, ns, scratch, blocks);
+    OfKeys::<E> {
+        dx: rounded::<E>(&dx, p_tiles),
+        db: rounded::<E>(&db, n_tiles),
+        upper: total_upper,
+        lower: total_lower,
+    }
+}
+
+/// The gradient of C: a plane's rows l, and the tokens s up to l.
+#[cube]
+fn queries<E: Float, O: Size>(
+    tiles: &Tiles<E>,
+    at: &At,
+    of_keys: &OfKeys<E>,
+    decays: &Decays,
+    sums: &mut Sums,
+    spot: &Spot,
+    scratch: &mut Shared<[f32]>,
+    #[comptime] blocks: Blocks,
+) -> Array<Pair<E>> {
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    let n_tiles = comptime!(blocks.n_tiles());
+    let (rows, depth) = comptime!((blocks.rows, blocks.n / 16));
+    let row = 16 * spot.block + spot.g;
+    let ys = load_row::<E>(&tiles.ys, at.p, spot.block, rows, ps, blocks);
+
+    // what entered the chunk
+    let mut dc = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
+    clear(&mut dc, comptime!(2 * n_tiles));
+    #[unroll]
+    for k in 0..rows {
+        let left = block::<E>(&ys, k);
+        times_columns::<E>(&left, &tiles.hs, at.n, comptime!(16 * k), &mut dc, depth, ns, scratch, blocks);
+    }
+    let before = decays.before(at.turn, spot.block, blocks).exp();
+    let (upper, lower) = (decays.row(at.turn, row, blocks), decays.row(at.turn, row + 8, blocks));
+    let cs = load_row::<E>(&tiles.cs, at.n, spot.block, depth, ns, blocks);
+    let (entered_upper, entered_lower) = dot_rows::<E>(&dc, &cs, depth);
+    sums.put_own(
+        entered_upper * upper * before - of_keys.upper,
+        entered_lower * lower * before - of_keys.lower,
+        spot,
+    );
+    scale_rows(&mut dc, before, before, n_tiles);
+
+    // blocks of earlier tokens
+    let earlier = earlier(spot, blocks);
+    let mut between = f32::new(0.0);
+    for step in 0..earlier {
+        let j = earlier - 1 - step;
+        let factor = Pair::<f32>::new(select(j < spot.block, between.exp(), f32::new(0.0)));
+        between += select(j < spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
+        let mut values = cross::<E>(&ys, &tiles.xs, at.p, j, rows, ps, scratch, blocks);
+        #[unroll]
+        for i in 0..4usize {
+            let s = 16 * j + comptime!(i / 2 * 8) + spot.i;
+            values[i] *= decays.columns::<O>(at.turn, s, blocks) * factor;
+        }
+        let left = as_a::<E>(&values, 0usize);
+        times_columns::<E>(&left, &tiles.bs, at.n, 16 * j, &mut dc, depth, ns, scratch, blocks);
+    }
+    scale_rows(&mut dc, upper, lower, n_tiles);
+
+    // the plane's own
+    let own = 16 * spot.block;
+    let mut values = cross::<E>(&ys, &tiles.xs, at.p, spot.block, rows, ps, scratch, blocks);
+    #[unroll]
+    for i in 0..4usize {
+        let (l, s) = (row + comptime!(i % 2 * 8), own + comptime!(i / 2 * 8) + spot.i);
+        values[i] *= decays.inside::<O>(at.turn, l, s, blocks);
+    }
+    let left = as_a::<E>(&values, 0usize);
+    times_columns::<E>(&left, &tiles.bs, at.n, own, &mut dc, depth, ns, scratch, blocks);
+    rounded::<E>(&dc, n_tiles)
+}
+
+/// Adds `(diag(d) dy)ᵀ C`, the plane's rows of the gradient of the state.
+#[cube]
+fn add_queries<E: Float, O: Size>(
+    tiles: &Tiles<E>,
+    at: &At,
+    adjoint: &mut Array<Pair<f32>>,
+    decays: &Decays,
     spot: &Spot,
     scratch: &mut Shared<[f32]>,
     #[comptime] blocks: Blocks,
 ) {
-    let (emulated, n_tiles) = comptime!((blocks.emulated, blocks.n_tiles()));
+    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
     #[unroll]
     for k in 0..blocks.rows {
-        let a = load_a::<E>(
-            left,
-            16 * spot.block,
-            comptime!(16 * k),
-            comptime!(blocks.p_stride()),
-            false,
-            emulated,
-        );
+        let role = comptime!(Role::LEFT_OF_COLUMNS);
+        let mut left = load::<E>(&tiles.ys, at.p, comptime!(16 * k), 16 * spot.block, ps, role, blocks);
+        let before = Pair::<f32>::new(decays.before(at.turn, k, blocks).exp());
         #[unroll]
-        for tile in 0..n_tiles {
-            let column = 8 * (spot.half * n_tiles + tile);
-            let b =
-                load_b::<E>(state, comptime!(16 * k), column, comptime!(blocks.n_stride()), true, emulated);
-            multiply::<E>(&a, &b, sums, tile, scratch, emulated);
+        for i in 0..4usize {
+            let l = comptime!(16 * k + i / 2 * 8) + spot.i;
+            let scale = decays.rows::<O>(at.turn, l, blocks) * before;
+            left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
         }
+        let row = comptime!(16 * k);
+        times_columns::<E>(&left, &tiles.cs, at.n, row, adjoint, blocks.n / 16, ns, scratch, blocks);
     }
 }
 
-/// Adds `weights projection` for weights in registers and the plane's part of the columns of `projection [tokens n]`.
-#[cube]
-fn times_columns<E: Float>(
-    weights: &Array<Pair<f32>>,
-    projection: &Shared<[One<E>]>,
-    sums: &mut Array<Pair<f32>>,
-    spot: &Spot,
-    scratch: &mut Shared<[f32]>,
-    #[comptime] blocks: Blocks,
-) {
-    let (emulated, n_tiles) = comptime!((blocks.emulated, blocks.n_tiles()));
-    #[unroll]
-    for k in 0..blocks.rows {
-        let a = as_a::<E>(weights, comptime!(2 * k));
-        #[unroll]
-        for tile in 0..n_tiles {
-            let column = 8 * (spot.half * n_tiles + tile);
-            let b = load_b::<E>(
-                projection,
-                comptime!(16 * k),
-                column,
-                comptime!(blocks.n_stride()),
-                true,
-                emulated,
-            );
-            multiply::<E>(&a, &b, sums, tile, scratch, emulated);
-        }
-    }
-}
-
-#[cube]
-fn scale_rows(sums: &mut Array<Pair<f32>>, upper: f32, lower: f32, #[comptime] tiles: usize) {
-    #[unroll]
-    for tile in 0..tiles {
-        sums[comptime!(2 * tile)] *= Pair::new(upper);
-        sums[comptime!(2 * tile + 1)] *= Pair::new(lower);
-    }
-}
-
-/// A unit's part of every row's product with the same row of a tile.
+/// A unit's part of the products of a plane's two rows with the same rows of a factor in registers.
 #[cube]
 fn dot_rows<E: Float>(
     sums: &Array<Pair<f32>>,
-    tile: &Shared<[One<E>]>,
-    parts: &mut Shared<[f32]>,
-    #[comptime] stride: usize,
-    spot: &Spot,
-    #[comptime] tiles: usize,
-    #[comptime] count: usize,
-) {
+    with: &Array<Pair<E>>,
+    #[comptime] depth: usize,
+) -> (f32, f32) {
+    let mut dots = Array::<f32>::new(2usize);
+    dots[0usize] = f32::new(0.0);
+    dots[1usize] = f32::new(0.0);
     #[unroll]
-    for i in 0..2usize {
-        let row = 16 * spot.block + spot.g + comptime!(i * 8);
-        let mut dot = f32::new(0.0);
-        #[unroll]
-        for j in 0..tiles {
-            let at = row * stride + 8 * (spot.half * tiles + j) + spot.i;
-            let sum = sums[comptime!(2 * j + i)];
-            dot += sum.extract(0usize) * f32::cast_from(tile[at].extract(0usize));
-            dot += sum.extract(1usize) * f32::cast_from(tile[at + 1].extract(0usize));
-        }
-        parts[row * count + spot.half * 4 + spot.i / 2] = dot;
+    for i in 0..comptime!(4 * depth) {
+        let product = sums[i] * Pair::<f32>::cast_from(with[i]);
+        dots[comptime!(i % 2)] += product.extract(0usize) + product.extract(1usize);
     }
+    (dots[0usize], dots[1usize])
 }
 
-/// `Σ Mᵀ[s, l]` over `l ≥ r` and a unit's rows `s < r`: a product with a triangle of ones, its left factor in
-/// two parts so that nothing of it is rounded away.
+/// Parts of the gradient of the log decays.
+#[derive(CubeType)]
+struct Sums {
+    /// Of every token l and eighth row of a block of s: `Σ M[l, s]`.
+    inside: Shared<[One<f32>]>,
+    /// Of every token and unit of a quad: what entered less `Σ M[l, s]` over l, and what leaves.
+    own: Shared<[f32]>,
+    leaving: Shared<[f32]>,
+    /// Of every unit: `d_Q ⟨H, G⟩`.
+    corner: Shared<[f32]>,
+    /// Of every token, what it adds to the tokens up to itself, and to those after it.
+    upto: Shared<[f32]>,
+    after: Shared<[f32]>,
+}
+
 #[cube]
-fn sum_inside<E: Float>(
-    terms: &Array<Pair<f32>>,
-    inside: &mut Shared<[f32]>,
-    spot: &Spot,
-    scratch: &mut Shared<[f32]>,
-    #[comptime] blocks: Blocks,
-) {
-    let (emulated, tiles) = comptime!((blocks.emulated, blocks.p_tiles())); // as many columns as of P
-    let mut sums = Array::<Pair<f32>>::new(comptime!(2 * tiles));
-    clear(&mut sums, comptime!(2 * tiles));
-    #[unroll]
-    for k in 0..blocks.rows {
-        let high = as_a::<E>(terms, comptime!(2 * k));
-        let mut low = Array::<Pair<E>>::new(4usize);
-        #[unroll]
-        for i in 0..4usize {
-            low[i] = Pair::<E>::cast_from(terms[comptime!(4 * k + i)] - Pair::<f32>::cast_from(high[i]));
+impl Sums {
+    fn new(#[comptime] blocks: Blocks) -> Self {
+        let q = comptime!(blocks.chunk());
+        Sums {
+            inside: Shared::<[One<f32>]>::new_aligned_slice(comptime!(8 * blocks.rows * q), 16usize),
+            own: Shared::<[f32]>::new_slice(comptime!(4 * q)),
+            leaving: Shared::<[f32]>::new_slice(comptime!(4 * q)),
+            corner: Shared::<[f32]>::new_slice(comptime!(blocks.units())),
+            upto: Shared::<[f32]>::new_slice(q),
+            after: Shared::<[f32]>::new_slice(q),
         }
+    }
+
+    fn put_inside<O: Size>(&mut self, pair: Pair<f32>, l: usize, spot: &Spot, #[comptime] blocks: Blocks) {
+        let at = (8 * spot.block + spot.g) * comptime!(blocks.chunk()) + l;
+        write_pair::<f32, O>(self.inside.with_vector_size_mut::<O>(), at, pair, blocks);
+    }
+
+    fn put_own(&mut self, upper: f32, lower: f32, spot: &Spot) {
+        let at = 4 * (16 * spot.block + spot.g) + spot.i / 2;
+        self.own[at] = upper;
+        self.own[at + 32] = lower;
+    }
+
+    fn put_leaving(&mut self, upper: f32, lower: f32, spot: &Spot) {
+        let at = 4 * (16 * spot.block + spot.g) + spot.i / 2;
+        self.leaving[at] = upper;
+        self.leaving[at + 32] = lower;
+    }
+
+    fn corner<E: Float, O: Size>(
+        &mut self,
+        adjoint: &Array<Pair<f32>>,
+        hs: &Shared<[One<E>]>,
+        first: usize,
+        end: f32,
+        spot: &Spot,
+        #[comptime] blocks: Blocks,
+    ) {
+        let mut product = f32::new(0.0);
         #[unroll]
-        for tile in 0..tiles {
-            let r = 8 * (spot.half * tiles + tile) + spot.g;
-            let mut ones = Array::<Pair<E>>::new(2usize);
+        for i in 0..comptime!(2 * blocks.n_tiles()) {
+            let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
+            let at = first + row * comptime!(blocks.n_stride()) + comptime!(i / 2 * 8) + spot.i;
+            let pair = read_pair::<E, O>(hs.with_vector_size::<O>(), at, blocks);
+            let with = Pair::<f32>::cast_from(pair) * adjoint[i];
+            product += with.extract(0usize) + with.extract(1usize);
+        }
+        self.corner[UNIT_POS as usize] = product * end;
+    }
+
+    /// What each token adds, from what the units put down. Two units for each token.
+    fn add_up(&mut self, #[comptime] blocks: Blocks) {
+        let q = comptime!(blocks.chunk());
+        let unit = UNIT_POS as usize;
+        let token = unit % q;
+        let mut sum = self.corner[2 * token] + self.corner[2 * token + 1];
+        if unit < q {
             #[unroll]
-            for i in 0..2usize {
-                let l = comptime!(16 * k + 8 * i) + spot.i;
-                let mut pair = Pair::<E>::new(E::cast_from(select(l >= r, f32::new(1.0), f32::new(0.0))));
-                pair.insert(1usize, E::cast_from(select(l + 1 >= r, f32::new(1.0), f32::new(0.0))));
-                ones[i] = pair;
+            for i in 0..4usize {
+                sum += self.own[4 * token + i];
             }
-            multiply::<E>(&high, &ones, &mut sums, tile, scratch, emulated);
-            multiply::<E>(&low, &ones, &mut sums, tile, scratch, emulated);
+            for i in 0..8 * (token / 16 + 1) {
+                sum += self.inside[i * q + token].extract(0usize);
+            }
+            self.upto[token] = sum;
+        } else {
+            #[unroll]
+            for i in 0..4usize {
+                sum += self.leaving[4 * token + i];
+            }
+            self.after[token] = sum;
         }
     }
-    let s = 16 * spot.block + spot.g;
-    #[unroll]
-    for tile in 0..tiles {
-        #[unroll]
-        for j in 0..2usize {
-            let r = 8 * (spot.half * tiles + tile) + spot.i + j;
-            let mut sum = f32::new(0.0);
-            if s < r {
-                sum += sums[comptime!(2 * tile)].extract(j);
-            }
-            if s + 8 < r {
-                sum += sums[comptime!(2 * tile + 1)].extract(j);
-            }
-            inside[(8 * spot.block + spot.g) * comptime!(blocks.chunk()) + r] = sum;
-        }
-    }
-}
 
-/// The state that entered a chunk, rounded, as a tile, and a unit's part of its product with the adjoint.
-#[cube]
-fn put_border<E: Float, O: Size>(
-    adjoint: &Array<Pair<f32>>,
-    borders: &[Vector<f32, O>],
-    to: &mut Shared<[One<E>]>,
-    chunk: usize,
-    spot: &Spot,
-    sizes: &ChunkSizes,
-    #[comptime] blocks: Blocks,
-) -> f32 {
-    let chunks = sizes.t.div_ceil(comptime!(blocks.chunk()));
-    let first = (CUBE_POS_X as usize * chunks + chunk) * sizes.p + spot.p;
-    let n_tiles = comptime!(blocks.n_tiles());
-    let pairs = to.with_vector_size_mut::<O>();
-    let mut product = f32::new(0.0);
-    #[unroll]
-    for i in 0..comptime!(2 * n_tiles) {
-        let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        let mut pair = Pair::<f32>::new(0.0);
-        if spot.p + row < sizes.p {
-            pair = read_inside::<f32, O>(borders, (first + row) * sizes.n, column, sizes.n, blocks);
-        }
-        let with = pair * adjoint[i];
-        product += with.extract(0usize) + with.extract(1usize);
-        let at = row * comptime!(blocks.n_stride()) + column;
-        write_pair::<E, O>(pairs, at, Pair::<E>::cast_from(pair), blocks);
-    }
-    product
-}
-
-/// A gradient of B or C, the tile's share of it.
-#[cube]
-fn store_projection<E: Float, O: Size>(
-    to: &mut [Vector<E, O>],
-    sums: &Array<Pair<f32>>,
-    token: usize,
-    spot: &Spot,
-    sizes: &ChunkSizes,
-    #[comptime] blocks: Blocks,
-) {
-    let n_tiles = comptime!(blocks.n_tiles());
-    #[unroll]
-    for i in 0..comptime!(2 * n_tiles) {
-        let t = token + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        if t < spot.end {
-            let head = (spot.batch * sizes.t + t) * sizes.heads + spot.head;
-            let row = (head * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize) * sizes.n;
-            write_inside::<E, O>(to, row, column, sizes.n, Pair::<E>::cast_from(sums[i]), blocks);
+    fn write(
+        &self,
+        to: &mut [f32],
+        token: usize,
+        spot: &Spot,
+        sizes: &ChunkSizes,
+        #[comptime] blocks: Blocks,
+    ) {
+        let unit = UNIT_POS as usize;
+        let q = comptime!(blocks.chunk());
+        if unit < q && token + unit < spot.end {
+            let mut gradient = f32::new(0.0);
+            #[unroll]
+            for i in 0..q {
+                gradient += select(unit > i, self.after[i], self.upto[i]);
+            }
+            let place = (spot.batch * sizes.t + token + unit) * sizes.heads + spot.head;
+            to[place * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize] = gradient;
         }
     }
 }

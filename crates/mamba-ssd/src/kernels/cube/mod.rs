@@ -10,6 +10,7 @@
 mod backward;
 mod chunks;
 mod decay;
+mod decays;
 mod forward;
 mod gradients;
 mod groups;

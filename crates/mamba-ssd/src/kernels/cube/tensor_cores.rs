@@ -16,9 +16,6 @@ use super::gradients::gradients;
 use super::groups::add_up;
 use super::map::{Gradients, Map, Roles};
 
-/// Planes per block of rows.
-const PLANES: usize = 2;
-
 /// Numbers in sixteen bytes, an access to global memory.
 const WIDE: usize = 8;
 
@@ -38,30 +35,21 @@ pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
 
 /// The blocks that fit the map, where the device multiplies in its dtype.
 pub(super) fn plan(map: &Map) -> Option<Blocks> {
-    if let Some(rows) = EMULATED.get() {
-        let n = map.n.next_multiple_of(16);
-        return Some(Blocks {
-            rows,
-            planes: 2,
-            n,
-            wide: 1,
-            pair: 1,
-            outputs: true,
-            save: false,
-            emulated: true,
-        });
-    }
     let n = map.n.next_multiple_of(16);
-    let blocks = Blocks {
+    let real = Blocks {
         rows: 4,
-        planes: PLANES,
         n,
         wide: WIDE,
         pair: 2,
+        stages: 1,
+        ring: 1,
         outputs: true,
         save: false,
         emulated: false,
     };
+    if let Some(rows) = EMULATED.get() {
+        return Some(Blocks { rows, wide: 1, pair: 1, emulated: true, ..real });
+    }
     let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
     let properties = map.x.client.properties();
     let element = dtype_to_storage_type(map.x.dtype);
@@ -77,9 +65,9 @@ pub(super) fn plan(map: &Map) -> Option<Blocks> {
         && properties.features.memory_reinterpret
         && properties.features.matmul.mma.contains(&instruction)
         && properties.features.matmul.ldmatrix.contains(&element)
-        && properties.hardware.max_shared_memory_size >= blocks.shared_bytes()
-        && properties.hardware.max_units_per_cube as usize >= blocks.units();
-    (aligned && able).then_some(blocks)
+        && properties.hardware.max_shared_memory_size >= real.gradients_bytes()
+        && properties.hardware.max_units_per_cube as usize >= real.units();
+    (aligned && able).then_some(real)
 }
 
 /// Outputs and final state.
@@ -87,7 +75,7 @@ pub(super) fn forward(map: &Map, blocks: Blocks) -> (CubeTensor, CubeTensor) {
     let (entering, last) = enter(map, blocks);
     let y = map.empty(map.x.shape(), map.x.dtype);
     let states = map.empty(entering.shape(), DType::F32);
-    launch_chunks(map, blocks, &entering, &y, &states);
+    launch_chunks(map, blocks, &entering, Results { y: Some(&y), states: &states, borders: None });
     (y, last.unwrap_or(states))
 }
 
@@ -96,9 +84,10 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
     let (dy, dstate) = (into_contiguous(dy), into_contiguous(dstate));
     let (entering, _) = enter(map, blocks);
     let chunks = map.t.div_ceil(blocks.chunk());
-    let borders = map.empty([map.batch, map.heads, chunks, map.p, map.n], DType::F32);
-    let none = map.empty([1], map.x.dtype);
-    launch_chunks(map, Blocks { outputs: false, save: true, ..blocks }, &entering, &none, &borders);
+    let borders = map.empty([map.batch, map.heads, chunks, map.p, map.n], map.x.dtype);
+    let last = map.empty(entering.shape(), DType::F32);
+    let saving = Blocks { outputs: false, save: true, ..blocks };
+    launch_chunks(map, saving, &entering, Results { borders: Some(&borders), states: &last, y: None });
 
     let reversed = Roles { rows: &dy, keys: &map.c, queries: &map.b, reverse: true, transposed: false };
     let (adjoints, first) = map.enter_spans_by_walk(&reversed, dstate);
@@ -109,6 +98,7 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
     let dc = map.empty(db.shape(), map.x.dtype);
     let dlog_a = map.empty([map.batch, map.t, parts, 1], DType::F32);
     let leaving = map.empty(adjoints.shape(), DType::F32);
+    let blocks = blocks.staged(Blocks::gradients_bytes);
     gradients::launch(
         &map.x.client,
         count(map, blocks),
@@ -144,8 +134,8 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
 /// The states that enter the spans, and the one that leaves the last where there are several.
 fn enter(map: &Map, blocks: Blocks) -> (CubeTensor, Option<CubeTensor>) {
     map.enter_spans(map.state.clone(), false, |zeros, states| {
-        let none = map.empty([1], map.x.dtype);
-        launch_chunks(map, Blocks { outputs: false, ..blocks }, zeros, &none, states);
+        let blocks = Blocks { outputs: false, ..blocks };
+        launch_chunks(map, blocks, zeros, Results { y: None, states, borders: None });
     })
 }
 
@@ -159,7 +149,17 @@ fn sizes(map: &Map) -> ChunkSizesLaunch {
     ChunkSizesLaunch::new(map.t, map.heads, map.groups, map.p, map.n, map.span())
 }
 
-fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, y: &CubeTensor, states: &CubeTensor) {
+/// What a walk over the chunks writes.
+struct Results<'a> {
+    y: Option<&'a CubeTensor>,
+    borders: Option<&'a CubeTensor>,
+    states: &'a CubeTensor,
+}
+
+fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, to: Results<'_>) {
+    let none = map.empty([1], map.x.dtype);
+    let [y, borders] = [to.y, to.borders].map(|tensor| tensor.unwrap_or(&none).clone());
+    let blocks = blocks.staged(Blocks::chunks_bytes);
     chunks::launch(
         &map.x.client,
         count(map, blocks),
@@ -171,8 +171,9 @@ fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, y: &CubeTenso
         map.c.clone().into_buffer_arg(),
         map.log_a.clone().into_buffer_arg(),
         entering.clone().into_buffer_arg(),
-        y.clone().into_buffer_arg(),
-        states.clone().into_buffer_arg(),
+        y.into_buffer_arg(),
+        borders.into_buffer_arg(),
+        to.states.clone().into_buffer_arg(),
         sizes(map),
         blocks,
         dtype_to_storage_type(map.x.dtype),

@@ -3,6 +3,7 @@
 //! What lies beyond a sequence's or a row's end reads as 0 and is not written. A unit holds of a product
 //! pairs of neighbouring numbers, row `g` and columns `i` and `i + 1` of every block of 16 by 8.
 
+use cubecl::prelude::barrier::copy_async_checked;
 use cubecl::prelude::*;
 
 use super::chunks::{Blocks, ChunkSizes, Spot};
@@ -16,53 +17,130 @@ pub(super) fn clear(sums: &mut Array<Pair<f32>>, #[comptime] count: usize) {
     }
 }
 
-/// A unit's share of a chunk of x, 0 beyond its ends.
+/// Rows of a tile in global memory.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Source {
+    /// Place of its first number, and from a row to the next.
+    pub first: usize,
+    pub pitch: usize,
+    /// What of it lies inside the array.
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// The tile of x, or of its gradient, at a token.
 #[cube]
-pub(super) fn fetch_values<E: Float, W: Size>(
-    to: &mut Array<Vector<E, W>>,
-    from: &[Vector<E, W>],
-    token: usize,
-    spot: &Spot,
-    sizes: &ChunkSizes,
-    #[comptime] blocks: Blocks,
-) {
-    let per_row = comptime!(blocks.chunk() / blocks.wide);
-    #[unroll]
-    for j in 0..comptime!(blocks.share(blocks.chunk())) {
-        let at = j * comptime!(blocks.units()) + UNIT_POS as usize;
-        let t = token + at / per_row;
-        let column = spot.p + at % per_row * comptime!(blocks.wide);
-        let mut value = Vector::<E, W>::new(E::new(0.0));
-        if t < spot.end && column < sizes.p && at < comptime!(blocks.chunk()) * per_row {
-            let row = (spot.batch * sizes.t + t) * sizes.heads + spot.head;
-            value = from[(row * sizes.p + column) / comptime!(blocks.wide)];
-        }
-        to[j] = value;
+pub(super) fn values_at(token: usize, spot: &Spot, sizes: &ChunkSizes) -> Source {
+    Source {
+        first: ((spot.batch * sizes.t + token) * sizes.heads + spot.head) * sizes.p + spot.p,
+        pitch: sizes.heads * sizes.p,
+        rows: spot.end - token,
+        columns: sizes.p - spot.p,
     }
 }
 
-/// A unit's share of a chunk of B or C.
+/// The tile of B or C at a token.
 #[cube]
-pub(super) fn fetch_projections<E: Float, W: Size>(
-    to: &mut Array<Vector<E, W>>,
-    from: &[Vector<E, W>],
+pub(super) fn projections_at(token: usize, spot: &Spot, sizes: &ChunkSizes) -> Source {
+    Source {
+        first: ((spot.batch * sizes.t + token) * sizes.groups + spot.group) * sizes.n,
+        pitch: sizes.groups * sizes.n,
+        rows: spot.end - token,
+        columns: sizes.n,
+    }
+}
+
+/// The tile of the state that enters the chunk at a token.
+#[cube]
+pub(super) fn borders_at(
     token: usize,
     spot: &Spot,
     sizes: &ChunkSizes,
     #[comptime] blocks: Blocks,
+) -> Source {
+    let q = comptime!(blocks.chunk());
+    let row = (CUBE_POS_X as usize * sizes.t.div_ceil(q) + token / q) * sizes.p + spot.p;
+    Source { first: row * sizes.n, pitch: sizes.n, rows: sizes.p - spot.p, columns: sizes.n }
+}
+
+/// Starts to copy a tile of `width` columns into shared memory from place `start` on, zeros beyond its end.
+#[cube]
+pub(super) fn fetch<E: Float, W: Size>(
+    to: &mut Shared<[One<E>]>,
+    start: usize,
+    from: &[Vector<E, W>],
+    source: &Source,
+    #[comptime] width: usize,
+    #[comptime] stride: usize,
+    #[comptime] blocks: Blocks,
 ) {
-    let per_row = comptime!(blocks.n / blocks.wide);
+    let wide = comptime!(blocks.wide);
+    let per_row = comptime!(width / wide);
+    let count = comptime!(blocks.chunk() * per_row);
+    let wider = to.with_vector_size_mut::<W>();
     #[unroll]
-    for j in 0..comptime!(blocks.share(blocks.n)) {
+    for j in 0..comptime!(count.div_ceil(blocks.units())) {
         let at = j * comptime!(blocks.units()) + UNIT_POS as usize;
-        let t = token + at / per_row;
-        let column = at % per_row * comptime!(blocks.wide);
-        let mut value = Vector::<E, W>::new(E::new(0.0));
-        if t < spot.end && column < sizes.n && at < comptime!(blocks.chunk()) * per_row {
-            let row = (spot.batch * sizes.t + t) * sizes.groups + spot.group;
-            value = from[(row * sizes.n + column) / comptime!(blocks.wide)];
+        if comptime!(count.is_multiple_of(blocks.units())) || at < count {
+            let (row, column) = (at / per_row, at % per_row * wide);
+            let inside = row < source.rows && column < source.columns;
+            let place = start / wide + row * comptime!(stride / wide) + at % per_row;
+            let origin = select(inside, (source.first + row * source.pitch + column) / wide, 0usize);
+            if comptime!(blocks.emulated) {
+                let mut value = Vector::<E, W>::new(E::new(0.0));
+                if inside {
+                    value = from[origin];
+                }
+                wider[place] = value;
+            } else {
+                copy_async_checked(
+                    &from[origin..origin + usize::cast_from(inside)],
+                    &mut wider[place..place + 1],
+                    comptime!(wide as u32),
+                );
+            }
         }
-        to[j] = value;
+    }
+}
+
+/// Waits for a unit's own copies.
+#[cube]
+pub(super) fn arrive(#[comptime] blocks: Blocks) {
+    if comptime!(!blocks.emulated) {
+        gpu_asm!("cp.async.wait_all;");
+    }
+}
+
+/// A tile of `width` columns in shared memory, from place `start` on, to global memory: rows
+/// `first_row..` of `rows` rows, by `units` units of which this one is `unit`.
+#[cube]
+pub(super) fn flush<E: Float, W: Size>(
+    from: &Shared<[One<E>]>,
+    start: usize,
+    to: &mut [Vector<E, W>],
+    target: &Source,
+    #[comptime] rows: usize,
+    first_row: usize,
+    unit: usize,
+    #[comptime] units: usize,
+    #[comptime] width: usize,
+    #[comptime] stride: usize,
+    #[comptime] blocks: Blocks,
+) {
+    let wide = comptime!(blocks.wide);
+    let per_row = comptime!(width / wide);
+    let count = comptime!(rows * per_row);
+    let wider = from.with_vector_size::<W>();
+    #[unroll]
+    for j in 0..comptime!(count.div_ceil(units)) {
+        let at = j * units + unit;
+        if comptime!(count.is_multiple_of(units)) || at < count {
+            let (row, column) = (first_row + at / per_row, at % per_row * wide);
+            if row < target.rows && column < target.columns {
+                let place = start / wide + row * comptime!(stride / wide) + at % per_row;
+                to[(target.first + row * target.pitch + column) / wide] = wider[place];
+            }
+        }
     }
 }
 
@@ -82,55 +160,66 @@ pub(super) fn fetch_log(
     value
 }
 
-/// From registers to a tile of `width` columns in shared memory.
+/// Waits for the plane, whose rows of a tile it shares. Emulated, a plane may be part of one of 32 units.
 #[cube]
-pub(super) fn put<E: Float, W: Size>(
-    from: &Array<Vector<E, W>>,
-    to: &mut Shared<[One<E>]>,
-    #[comptime] width: usize,
-    #[comptime] stride: usize,
-    #[comptime] blocks: Blocks,
-) {
-    let wide = comptime!(blocks.wide);
-    let per_row = comptime!(width / wide);
-    let wider = to.with_vector_size_mut::<W>();
-    #[unroll]
-    for j in 0..comptime!(blocks.share(width)) {
-        let at = j * comptime!(blocks.units()) + UNIT_POS as usize;
-        if at < comptime!(blocks.chunk()) * per_row {
-            wider[at / per_row * comptime!(stride / wide) + at % per_row] = from[j];
-        }
+pub(super) fn sync_rows(#[comptime] blocks: Blocks) {
+    if comptime!(blocks.emulated) {
+        sync_cube();
+    } else {
+        sync_plane();
     }
 }
 
-/// The state, rounded, as a tile in shared memory.
 #[cube]
-pub(super) fn put_state<E: Float, O: Size>(
-    state: &Array<Pair<f32>>,
+pub(super) fn scale_rows(sums: &mut Array<Pair<f32>>, upper: f32, lower: f32, #[comptime] tiles: usize) {
+    #[unroll]
+    for tile in 0..tiles {
+        sums[comptime!(2 * tile)] *= Pair::new(upper);
+        sums[comptime!(2 * tile + 1)] *= Pair::new(lower);
+    }
+}
+
+#[cube]
+pub(super) fn rounded<E: Float>(sums: &Array<Pair<f32>>, #[comptime] tiles: usize) -> Array<Pair<E>> {
+    let mut pairs = Array::<Pair<E>>::new(comptime!(2 * tiles));
+    #[unroll]
+    for i in 0..comptime!(2 * tiles) {
+        pairs[i] = Pair::<E>::cast_from(sums[i]);
+    }
+    pairs
+}
+
+/// A plane's rows of a product, rounded, into its rows of a tile from place `start` on.
+#[cube]
+pub(super) fn put_rows<E: Float, O: Size>(
+    sums: &Array<Pair<f32>>,
     to: &mut Shared<[One<E>]>,
+    start: usize,
     spot: &Spot,
+    #[comptime] tiles: usize,
+    #[comptime] stride: usize,
     #[comptime] blocks: Blocks,
 ) {
-    let n_tiles = comptime!(blocks.n_tiles());
+    put_pairs::<E, O>(&rounded::<E>(sums, tiles), to, start, spot, tiles, stride, blocks);
+}
+
+#[cube]
+pub(super) fn put_pairs<E: Float, O: Size>(
+    from: &Array<Pair<E>>,
+    to: &mut Shared<[One<E>]>,
+    start: usize,
+    spot: &Spot,
+    #[comptime] tiles: usize,
+    #[comptime] stride: usize,
+    #[comptime] blocks: Blocks,
+) {
     let pairs = to.with_vector_size_mut::<O>();
     #[unroll]
-    for i in 0..comptime!(2 * n_tiles) {
+    for i in 0..comptime!(2 * tiles) {
         let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
-        let at = row * comptime!(blocks.n_stride()) + column;
-        write_pair::<E, O>(pairs, at, Pair::<E>::cast_from(state[i]), blocks);
+        let at = start + row * stride + comptime!(i / 2 * 8) + spot.i;
+        write_pair::<E, O>(pairs, at, from[i], blocks);
     }
-}
-
-#[cube]
-pub(super) fn decay_pair<O: Size>(
-    decays: &Shared<[One<f32>]>,
-    l: usize,
-    s: usize,
-    #[comptime] stride: usize,
-    #[comptime] blocks: Blocks,
-) -> Pair<f32> {
-    read_pair::<f32, O>(decays.with_vector_size::<O>(), l * stride + s, blocks)
 }
 
 /// Two numbers from an even place on.
@@ -214,22 +303,6 @@ pub(super) fn read_inside<E: Float, O: Size>(
 }
 
 #[cube]
-pub(super) fn store_pair<E: Float, O: Size>(
-    to: &mut [Vector<E, O>],
-    pair: Pair<f32>,
-    token: usize,
-    column: usize,
-    spot: &Spot,
-    sizes: &ChunkSizes,
-    #[comptime] blocks: Blocks,
-) {
-    if token < spot.end {
-        let row = (spot.batch * sizes.t + token) * sizes.heads + spot.head;
-        write_inside::<E, O>(to, row * sizes.p, column, sizes.p, Pair::<E>::cast_from(pair), blocks);
-    }
-}
-
-#[cube]
 pub(super) fn load_state<O: Size>(
     state: &mut Array<Pair<f32>>,
     from: &[Vector<f32, O>],
@@ -242,7 +315,7 @@ pub(super) fn load_state<O: Size>(
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
+        let column = comptime!(i / 2 * 8) + spot.i;
         let mut pair = Pair::<f32>::new(0.0);
         if row < sizes.p {
             let first = (slot * sizes.p + row) * sizes.n;
@@ -267,7 +340,7 @@ pub(super) fn store_state<O: Size>(
     #[unroll]
     for i in 0..comptime!(2 * n_tiles) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = 8 * (spot.half * n_tiles + comptime!(i / 2)) + spot.i;
+        let column = comptime!(i / 2 * 8) + spot.i;
         if row < sizes.p {
             write_inside::<f32, O>(to, (first + row) * sizes.n, column, sizes.n, state[i], blocks);
         }

@@ -1,0 +1,157 @@
+//! The decays inside a chunk, without an exponential for every pair of tokens.
+//!
+//! With the chunk in blocks of 16 tokens, and token l in block w, token s in block j < w,
+//!
+//! ```text
+//! a_{s+1} ⋯ a_l = E_s · exp(Σ T_m over j < m < w) · R_l,
+//!   E_s = a_{s+1} ⋯ a_end of block j      R_l = a_start of block w ⋯ a_l      T_m = Σ log a over block m
+//! ```
+//!
+//! Every factor is at most 1 and has a sum of its own logarithms. Inside a block the decay is
+//! `exp(S_l - S_s)` with the sums S of at most 16 logarithms: the only differences of sums, exact to
+//! 16 · 104 · 2⁻²⁴, a hundredth of the rounding of the half precision that products are taken in.
+
+use cubecl::prelude::*;
+
+use super::chunks::Blocks;
+use super::mma::{One, Pair};
+use super::tiles::read_pair;
+
+/// Below this the exponential is 0 in f32.
+const LEAST: f32 = -104.0;
+
+/// Tables of two chunks, this one's and the next.
+#[derive(CubeType)]
+pub(super) struct Decays {
+    logs: Shared<[f32]>,
+    /// S, from the start of a token's block to the token.
+    sums: Shared<[One<f32>]>,
+    /// R, its exponential.
+    rows: Shared<[One<f32>]>,
+    /// E, from after a token to the end of its block.
+    columns: Shared<[One<f32>]>,
+}
+
+#[cube]
+impl Decays {
+    pub fn new(#[comptime] blocks: Blocks) -> Self {
+        let two = comptime!(2 * blocks.chunk());
+        Decays {
+            logs: Shared::<[f32]>::new_slice(two),
+            sums: Shared::<[One<f32>]>::new_aligned_slice(two, 16usize),
+            rows: Shared::<[One<f32>]>::new_aligned_slice(two, 16usize),
+            columns: Shared::<[One<f32>]>::new_aligned_slice(two, 16usize),
+        }
+    }
+
+    /// Keeps a unit's logarithm for the chunk `turn`.
+    pub fn put_log(&mut self, log: f32, turn: usize, #[comptime] blocks: Blocks) {
+        let unit = UNIT_POS as usize;
+        if unit < comptime!(blocks.chunk()) {
+            self.logs[turn * comptime!(blocks.chunk()) + unit] = max(log, f32::new(LEAST));
+        }
+    }
+
+    /// The tables of the chunk `turn`, whose logarithms are there. Two units for each token.
+    pub fn tabulate(&mut self, turn: usize, #[comptime] blocks: Blocks) {
+        let q = comptime!(blocks.chunk());
+        let unit = UNIT_POS as usize;
+        let first = turn * q;
+        let token = unit % q;
+        let (start, place) = (first + token / 16 * 16, token % 16);
+        let mut sum = f32::new(0.0);
+        if unit < q {
+            #[unroll]
+            for i in 0..16usize {
+                sum += select(place >= i, self.logs[start + i], f32::new(0.0));
+            }
+            self.sums[first + token] = One::new(sum);
+            self.rows[first + token] = One::new(sum.exp());
+        } else {
+            #[unroll]
+            for i in 0..16usize {
+                sum += select(place < i, self.logs[start + i], f32::new(0.0));
+            }
+            self.columns[first + token] = One::new(sum.exp());
+        }
+    }
+
+    /// T of a block.
+    pub fn total(&self, turn: usize, block: usize, #[comptime] blocks: Blocks) -> f32 {
+        self.sums[turn * comptime!(blocks.chunk()) + 16 * block + 15].extract(0usize)
+    }
+
+    /// The sum of T over the blocks before `block`.
+    pub fn before(&self, turn: usize, block: usize, #[comptime] blocks: Blocks) -> f32 {
+        let mut sum = f32::new(0.0);
+        #[unroll]
+        for m in 0..blocks.rows {
+            sum += select(block > m, self.total(turn, m, blocks), f32::new(0.0));
+        }
+        sum
+    }
+
+    /// The sum of T over the blocks after `block`.
+    pub fn after(&self, turn: usize, block: usize, #[comptime] blocks: Blocks) -> f32 {
+        let mut sum = f32::new(0.0);
+        #[unroll]
+        for m in 0..blocks.rows {
+            sum += select(block < m, self.total(turn, m, blocks), f32::new(0.0));
+        }
+        sum
+    }
+
+    /// R of a token.
+    pub fn row(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> f32 {
+        self.rows[turn * comptime!(blocks.chunk()) + token].extract(0usize)
+    }
+
+    /// R of two neighbouring tokens.
+    pub fn rows<O: Size>(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
+        let at = turn * comptime!(blocks.chunk()) + token;
+        read_pair::<f32, O>(self.rows.with_vector_size::<O>(), at, blocks)
+    }
+
+    /// E of a token.
+    pub fn column(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> f32 {
+        self.columns[turn * comptime!(blocks.chunk()) + token].extract(0usize)
+    }
+
+    /// E of two neighbouring tokens.
+    pub fn columns<O: Size>(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
+        let at = turn * comptime!(blocks.chunk()) + token;
+        read_pair::<f32, O>(self.columns.with_vector_size::<O>(), at, blocks)
+    }
+
+    /// `a_{s+1} ⋯ a_l` for a token l and two neighbouring tokens s of its block, 0 for s > l.
+    pub fn inside<O: Size>(&self, turn: usize, l: usize, s: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
+        let first = turn * comptime!(blocks.chunk());
+        let row = self.sums[first + l].extract(0usize);
+        let columns = read_pair::<f32, O>(self.sums.with_vector_size::<O>(), first + s, blocks);
+        let mut pair = Pair::<f32>::new(0.0);
+        #[unroll]
+        for i in 0..2usize {
+            pair.insert(i, select(s + i <= l, (row - columns.extract(i)).exp(), f32::new(0.0)));
+        }
+        pair
+    }
+
+    /// `a_{s+1} ⋯ a_l` for two neighbouring tokens l and a token s of their block, 0 for s > l.
+    pub fn inside_columns<O: Size>(
+        &self,
+        turn: usize,
+        l: usize,
+        s: usize,
+        #[comptime] blocks: Blocks,
+    ) -> Pair<f32> {
+        let first = turn * comptime!(blocks.chunk());
+        let column = self.sums[first + s].extract(0usize);
+        let rows = read_pair::<f32, O>(self.sums.with_vector_size::<O>(), first + l, blocks);
+        let mut pair = Pair::<f32>::new(0.0);
+        #[unroll]
+        for i in 0..2usize {
+            pair.insert(i, select(s <= l + i, (rows.extract(i) - column).exp(), f32::new(0.0)));
+        }
+        pair
+    }
+}
