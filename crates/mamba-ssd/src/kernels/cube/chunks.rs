@@ -15,9 +15,9 @@
 use cubecl::prelude::*;
 
 use super::decays::Decays;
-use super::mma::{One, Pair, Role, as_a, cross, load, load_row, times_columns, times_rows};
+use super::mma::{One, Pair, Role, Row, as_a, load, times_columns, zeros};
 use super::tiles::{
-    arrive, borders_at, clear, fetch, fetch_log, flush, load_state, projections_at, put_rows, scale_rows,
+    arrive, borders_at, fetch, fetch_log, flush, load_state, projections_at, put_rows, scale_rows,
     store_state, sync_rows, values_at,
 };
 
@@ -43,6 +43,8 @@ pub(super) struct Blocks {
     pub outputs: bool,
     /// Whether the states that enter every chunk are wanted.
     pub save: bool,
+    /// From the last token to the first: only states, the gradients of states if x is dy and B is C.
+    pub reverse: bool,
     /// Without tensor cores.
     pub emulated: bool,
 }
@@ -189,17 +191,18 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
     let mut state = Array::<Pair<f32>>::new(comptime!(2 * blocks.n_tiles()));
     load_state::<O>(&mut state, entering, &spot, &sizes, blocks);
     put_rows::<E, O>(&state, &mut hs, 0usize, &spot, comptime!(blocks.n_tiles()), ns, blocks);
-    decays.put_log(fetch_log(log_a, spot.first, &spot, &sizes, blocks), 0usize, blocks);
-    decays.put_log(fetch_log(log_a, spot.first + q, &spot, &sizes, blocks), 1usize, blocks);
+    let count = (spot.end - spot.first).div_ceil(q);
+    let (first, second) = (chunk_at(0usize, count, &spot, blocks), chunk_at(1usize, count, &spot, blocks));
+    decays.put_log(fetch_log(log_a, first, &spot, &sizes, blocks), 0usize, blocks);
+    decays.put_log(fetch_log(log_a, second, &spot, &sizes, blocks), 1usize, blocks);
     sync_cube();
     decays.tabulate(0usize, blocks);
 
     if comptime!(stages == 2) {
-        fetch_chunk::<E, W>(&mut xs, &mut bs, &mut cs, x, b, c, 0usize, spot.first, &spot, &sizes, blocks);
+        fetch_chunk::<E, W>(&mut xs, &mut bs, &mut cs, x, b, c, 0usize, first, &spot, &sizes, blocks);
     }
-    let count = (spot.end - spot.first).div_ceil(q);
     for index in 0..count {
-        let token = spot.first + index * q;
+        let token = chunk_at(index, count, &spot, blocks);
         let turn = index % 2;
         let stage = index % stages;
         if comptime!(stages == 1) {
@@ -209,10 +212,11 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
         arrive(blocks);
         sync_cube();
         if comptime!(stages == 2) && index + 1 < count {
-            let next = token + q;
+            let next = chunk_at(index + 1, count, &spot, blocks);
             fetch_chunk::<E, W>(&mut xs, &mut bs, &mut cs, x, b, c, 1 - stage, next, &spot, &sizes, blocks);
         }
-        let log = fetch_log(log_a, token + 2 * q, &spot, &sizes, blocks);
+        let after_next = chunk_at(index + 2, count, &spot, blocks);
+        let log = fetch_log(log_a, after_next, &spot, &sizes, blocks);
         decays.tabulate(1 - turn, blocks);
         let at = Places {
             x: stage * p_tile,
@@ -240,7 +244,7 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
         for i in 0..comptime!(2 * blocks.n_tiles()) {
             state[i] *= Pair::new(end);
         }
-        add_keys::<E, O>(&xs, &bs, &at, &mut state, &decays, &spot, &mut scratch, blocks);
+        add_keys::<E, O>(&xs, &bs, at.x, at.b, turn, &mut state, &decays, &spot, &mut scratch, blocks);
         decays.put_log(log, turn, blocks);
         if comptime!(ring == 1) {
             sync_cube();
@@ -249,6 +253,13 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
         put_rows::<E, O>(&state, &mut hs, h_next, &spot, comptime!(blocks.n_tiles()), ns, blocks);
     }
     store_state::<O>(&state, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
+}
+
+/// First token of the chunk that a cube computes as its `index`-th of `count`; beyond, the span's end.
+#[cube]
+pub(super) fn chunk_at(index: usize, count: usize, spot: &Spot, #[comptime] blocks: Blocks) -> usize {
+    let place = if comptime!(blocks.reverse) { count - 1 - index } else { index };
+    select(index < count, spot.first + place * comptime!(blocks.chunk()), spot.end)
 }
 
 /// Where in shared memory a chunk and the state that enters it begin, and which tables are its decays.
@@ -322,58 +333,81 @@ fn outputs<E: Float, O: Size>(
     let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
     let (depth, rows) = comptime!((blocks.n / 16, blocks.rows));
     let p_tiles = comptime!(blocks.p_tiles());
-    let queries = load_row::<E>(cs, at.c, spot.block, depth, comptime!(blocks.c_stride()), blocks);
-    let mut sums = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
-    clear(&mut sums, comptime!(2 * p_tiles));
-    times_rows::<E>(&queries, hs, at.h, &mut sums, depth, rows, ns, scratch, blocks);
-    let entering = decays.before(at.turn, spot.block, blocks).exp();
-    scale_rows(&mut sums, entering, entering, p_tiles);
-
-    // blocks of earlier tokens
-    let earlier = earlier(spot, blocks);
-    let mut between = f32::new(0.0);
-    for step in 0..earlier {
-        let j = earlier - 1 - step;
-        let mut scores = cross::<E>(&queries, bs, at.b, j, depth, ns, scratch, blocks);
-        let factor = select(j < spot.block, between.exp(), f32::new(0.0));
-        between += select(j < spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
-        #[unroll]
-        for i in 0..4usize {
-            let columns = decays.columns::<O>(at.turn, 16 * j + comptime!(i / 2 * 8) + spot.i, blocks);
-            scores[i] *= columns * Pair::<f32>::new(factor);
-        }
-        let left = as_a::<E>(&scores, 0usize);
-        times_columns::<E>(&left, xs, at.x, 16 * j, &mut sums, rows, ps, scratch, blocks);
-    }
     let row = 16 * spot.block + spot.g;
     let (upper, lower) = (decays.row(at.turn, row, blocks), decays.row(at.turn, row + 8, blocks));
-    scale_rows(&mut sums, upper, lower, p_tiles);
+    let queries = Row::<E>::new(cs, at.c, spot.block, depth, comptime!(blocks.c_stride()), blocks);
 
-    // the plane's own
-    let mut scores = cross::<E>(&queries, bs, at.b, spot.block, depth, ns, scratch, blocks);
+    // what entered the chunk
+    let mut sums = zeros(comptime!(2 * p_tiles));
+    queries.times_rows(cs, hs, at.h, &mut sums, rows, ns, scratch, blocks);
+    let before = decays.before(at.turn, spot.block, blocks).exp();
+    scale_rows(&mut sums, before * upper, before * lower, p_tiles);
+
+    // All of C Bᵀ at once: what lies above the diagonal costs less than waiting for one block after another.
+    let mut scores = zeros(comptime!(4 * rows));
+    queries.times_rows(cs, bs, at.b, &mut scores, rows, ns, scratch, blocks);
+    let mut between = f32::new(0.0);
     #[unroll]
-    for i in 0..4usize {
-        let (l, s) = (row + comptime!(i % 2 * 8), 16 * spot.block + comptime!(i / 2 * 8) + spot.i);
-        scores[i] *= decays.inside::<O>(at.turn, l, s, blocks);
+    for step in 0..rows {
+        let j = comptime!(rows - 1 - step);
+        if comptime!(blocks.emulated) || spot.block >= j {
+            let mut weights = decays.of_rows::<O>(at.turn, j, between, upper, lower, spot, blocks);
+            #[unroll]
+            for i in 0..4usize {
+                weights[i] *= scores[comptime!(4 * j + i)];
+            }
+            between += select(spot.block > j, decays.total(at.turn, j, blocks), f32::new(0.0));
+            let left = as_a::<E>(&weights);
+            times_columns::<E>(&left, xs, at.x, comptime!(16 * j), &mut sums, rows, ps, scratch, blocks);
+        }
     }
-    let left = as_a::<E>(&scores, 0usize);
-    times_columns::<E>(&left, xs, at.x, 16 * spot.block, &mut sums, rows, ps, scratch, blocks);
     sums
 }
 
-/// Blocks of tokens to look at before the plane's own. Emulated products wait for the whole cube, so that
+/// How many blocks of tokens to look at, up to the plane's own. Emulated products wait for the whole cube, so that
 /// there every plane takes all.
 #[cube]
-pub(super) fn earlier(spot: &Spot, #[comptime] blocks: Blocks) -> usize {
-    if comptime!(blocks.emulated) { blocks.rows.runtime() } else { spot.block }
+pub(super) fn up_to_own(spot: &Spot, #[comptime] blocks: Blocks) -> usize {
+    if comptime!(blocks.emulated) { blocks.rows.runtime() } else { spot.block + 1 }
 }
 
-/// Adds `(diag(a_{s+1} ⋯ a_Q) x)ᵀ B`, the plane's rows of the state.
+/// Scales the columns of a block of A, tokens of the chunk's `k`-th block, by their decays to the chunk's end,
+/// or in reverse by those from its start.
 #[cube]
-fn add_keys<E: Float, O: Size>(
+pub(super) fn scale_columns<E: Float, O: Size>(
+    left: &mut Array<Pair<E>>,
+    #[comptime] k: usize,
+    turn: usize,
+    decays: &Decays,
+    spot: &Spot,
+    #[comptime] blocks: Blocks,
+) {
+    let outside = if comptime!(blocks.reverse) {
+        decays.before(turn, k, blocks)
+    } else {
+        decays.after(turn, k, blocks)
+    };
+    let outside = Pair::<f32>::new(outside.exp());
+    #[unroll]
+    for i in 0..4usize {
+        let token = comptime!(16 * k + i / 2 * 8) + spot.i;
+        let inside = if comptime!(blocks.reverse) {
+            decays.rows::<O>(turn, token, blocks)
+        } else {
+            decays.columns::<O>(turn, token, blocks)
+        };
+        left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * inside * outside);
+    }
+}
+
+/// Adds `(diag(a_{s+1} ⋯ a_Q) x)ᵀ B`, or in reverse `(diag(a_1 ⋯ a_l) x)ᵀ B`, the plane's rows of the state.
+#[cube]
+pub(super) fn add_keys<E: Float, O: Size>(
     xs: &Shared<[One<E>]>,
     bs: &Shared<[One<E>]>,
-    at: &Places,
+    x_at: usize,
+    b_at: usize,
+    turn: usize,
     state: &mut Array<Pair<f32>>,
     decays: &Decays,
     spot: &Spot,
@@ -384,15 +418,9 @@ fn add_keys<E: Float, O: Size>(
     #[unroll]
     for k in 0..blocks.rows {
         let role = comptime!(Role::LEFT_OF_COLUMNS);
-        let mut left = load::<E>(xs, at.x, comptime!(16 * k), 16 * spot.block, ps, role, blocks);
-        let after = Pair::<f32>::new(decays.after(at.turn, k, blocks).exp());
-        #[unroll]
-        for i in 0..4usize {
-            let s = comptime!(16 * k + i / 2 * 8) + spot.i;
-            let scale = decays.columns::<O>(at.turn, s, blocks) * after;
-            left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
-        }
+        let mut left = load::<E>(xs, x_at, comptime!(16 * k), 16 * spot.block, ps, role, blocks);
+        scale_columns::<E, O>(&mut left, k, turn, decays, spot, blocks);
         let row = comptime!(16 * k);
-        times_columns::<E>(&left, bs, at.b, row, state, blocks.n / 16, ns, scratch, blocks);
+        times_columns::<E>(&left, bs, b_at, row, state, blocks.n / 16, ns, scratch, blocks);
     }
 }

@@ -13,8 +13,8 @@
 
 use cubecl::prelude::*;
 
-use super::chunks::Blocks;
-use super::mma::{One, Pair};
+use super::chunks::{Blocks, Spot};
+use super::mma::{One, Pair, zeros};
 use super::tiles::read_pair;
 
 /// Below this the exponential is 0 in f32.
@@ -123,35 +123,81 @@ impl Decays {
         read_pair::<f32, O>(self.columns.with_vector_size::<O>(), at, blocks)
     }
 
-    /// `a_{s+1} ⋯ a_l` for a token l and two neighbouring tokens s of its block, 0 for s > l.
-    pub fn inside<O: Size>(&self, turn: usize, l: usize, s: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
-        let first = turn * comptime!(blocks.chunk());
-        let row = self.sums[first + l].extract(0usize);
-        let columns = read_pair::<f32, O>(self.sums.with_vector_size::<O>(), first + s, blocks);
-        let mut pair = Pair::<f32>::new(0.0);
-        #[unroll]
-        for i in 0..2usize {
-            pair.insert(i, select(s + i <= l, (row - columns.extract(i)).exp(), f32::new(0.0)));
-        }
-        pair
-    }
-
-    /// `a_{s+1} ⋯ a_l` for two neighbouring tokens l and a token s of their block, 0 for s > l.
-    pub fn inside_columns<O: Size>(
+    /// `a_{s+1} ⋯ a_l` for what a unit holds of the product of its plane's rows l with block j of tokens s,
+    /// 0 for s > l. `between` is the sum of T over the blocks between, `upper` and `lower` R of its rows.
+    pub fn of_rows<O: Size>(
         &self,
         turn: usize,
-        l: usize,
-        s: usize,
+        j: usize,
+        between: f32,
+        upper: f32,
+        lower: f32,
+        spot: &Spot,
         #[comptime] blocks: Blocks,
-    ) -> Pair<f32> {
-        let first = turn * comptime!(blocks.chunk());
-        let column = self.sums[first + s].extract(0usize);
-        let rows = read_pair::<f32, O>(self.sums.with_vector_size::<O>(), first + l, blocks);
-        let mut pair = Pair::<f32>::new(0.0);
+    ) -> Array<Pair<f32>> {
+        let mut decays = zeros(4usize);
+        let first = turn * comptime!(blocks.chunk()) + spot.g;
+        let own = 16 * spot.block;
         #[unroll]
-        for i in 0..2usize {
-            pair.insert(i, select(s <= l + i, (rows.extract(i) - column).exp(), f32::new(0.0)));
+        for i in 0..4usize {
+            let s = comptime!(i / 2 * 8) + spot.i;
+            if j == spot.block {
+                let l = spot.g + comptime!(i % 2 * 8);
+                let row = self.sums[first + own + comptime!(i % 2 * 8)].extract(0usize);
+                let columns = self.sums::<O>(turn, own + s, blocks);
+                let mut pair = Pair::<f32>::new(0.0);
+                #[unroll]
+                for k in 0..2usize {
+                    pair.insert(k, select(s + k <= l, (row - columns.extract(k)).exp(), f32::new(0.0)));
+                }
+                decays[i] = pair;
+            } else if j < spot.block {
+                let row = if comptime!(i % 2 == 0) { upper } else { lower };
+                decays[i] = self.columns::<O>(turn, 16 * j + s, blocks) * Pair::new(between.exp() * row);
+            }
         }
-        pair
+        decays
+    }
+
+    /// The same with rows and columns exchanged, for the product of a plane's rows s with block j of tokens
+    /// l. `upper` and `lower` are E of its rows.
+    pub fn of_columns<O: Size>(
+        &self,
+        turn: usize,
+        j: usize,
+        between: f32,
+        upper: f32,
+        lower: f32,
+        spot: &Spot,
+        #[comptime] blocks: Blocks,
+    ) -> Array<Pair<f32>> {
+        let mut decays = zeros(4usize);
+        let first = turn * comptime!(blocks.chunk()) + spot.g;
+        let own = 16 * spot.block;
+        #[unroll]
+        for i in 0..4usize {
+            let l = comptime!(i / 2 * 8) + spot.i;
+            if j == spot.block {
+                let s = spot.g + comptime!(i % 2 * 8);
+                let column = self.sums[first + own + comptime!(i % 2 * 8)].extract(0usize);
+                let rows = self.sums::<O>(turn, own + l, blocks);
+                let mut pair = Pair::<f32>::new(0.0);
+                #[unroll]
+                for k in 0..2usize {
+                    pair.insert(k, select(s <= l + k, (rows.extract(k) - column).exp(), f32::new(0.0)));
+                }
+                decays[i] = pair;
+            } else if j > spot.block {
+                let column = if comptime!(i % 2 == 0) { upper } else { lower };
+                decays[i] = self.rows::<O>(turn, 16 * j + l, blocks) * Pair::new(between.exp() * column);
+            }
+        }
+        decays
+    }
+
+    /// S of two neighbouring tokens.
+    fn sums<O: Size>(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
+        let at = turn * comptime!(blocks.chunk()) + token;
+        read_pair::<f32, O>(self.sums.with_vector_size::<O>(), at, blocks)
     }
 }

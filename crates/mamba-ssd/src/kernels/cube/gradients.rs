@@ -23,12 +23,12 @@
 
 use cubecl::prelude::*;
 
-use super::chunks::{Blocks, ChunkSizes, Spot, earlier, spot};
+use super::chunks::{Blocks, ChunkSizes, Spot, add_keys, chunk_at, spot, up_to_own};
 use super::decays::Decays;
-use super::mma::{One, Pair, Role, as_a, block, cross, load, load_row, times_columns, times_rows};
+use super::mma::{One, Pair, Row, as_a, times_columns, zeros};
 use super::tiles::{
-    Source, arrive, borders_at, clear, fetch, fetch_log, flush, load_state, projections_at, put_pairs,
-    put_rows, read_pair, rounded, scale_rows, store_state, sync_rows, values_at, write_pair,
+    Source, arrive, borders_at, fetch, fetch_log, flush, load_state, projections_at, put_pairs, put_rows,
+    read_pair, rounded, scale_rows, store_state, sync_rows, values_at, write_pair,
 };
 
 #[cube(launch)]
@@ -71,17 +71,16 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
     load_state::<O>(&mut adjoint, entering, &spot, &sizes, blocks);
     put_rows::<E, O>(&adjoint, &mut tiles.gs, 0usize, &spot, n_tiles, ns, blocks);
     let count = (spot.end - spot.first).div_ceil(q);
-    let last = spot.first + (count - 1) * q;
+    let (last, before) = (chunk_at(0usize, count, &spot, blocks), chunk_at(1usize, count, &spot, blocks));
     decays.put_log(fetch_log(log_a, last, &spot, &sizes, blocks), 0usize, blocks);
-    let before = fetch_log(log_a, select(count > 1, last - q, spot.end), &spot, &sizes, blocks);
-    decays.put_log(before, 1usize, blocks);
+    decays.put_log(fetch_log(log_a, before, &spot, &sizes, blocks), 1usize, blocks);
     sync_cube();
     decays.tabulate(0usize, blocks);
     if comptime!(stages == 2) {
         tiles.fetch::<W>(x, dy, b, c, borders, 0usize, last, &spot, &sizes, blocks);
     }
     for index in 0..count {
-        let token = last - index * q;
+        let token = chunk_at(index, count, &spot, blocks);
         let turn = index % 2;
         let stage = index % stages;
         if comptime!(stages == 1) {
@@ -91,13 +90,14 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         arrive(blocks);
         sync_cube();
         if comptime!(stages == 2) && index + 1 < count {
-            tiles.fetch::<W>(x, dy, b, c, borders, 1 - stage, token - q, &spot, &sizes, blocks);
+            let next = chunk_at(index + 1, count, &spot, blocks);
+            tiles.fetch::<W>(x, dy, b, c, borders, 1 - stage, next, &spot, &sizes, blocks);
         }
-        let next = select(index + 2 < count, token - 2 * q, spot.end);
-        let log = fetch_log(log_a, next, &spot, &sizes, blocks);
+        let after_next = chunk_at(index + 2, count, &spot, blocks);
+        let log = fetch_log(log_a, after_next, &spot, &sizes, blocks);
         decays.tabulate(1 - turn, blocks);
         if index > 0 {
-            sums.write(dlog_a, token + q, &spot, &sizes, blocks);
+            sums.write::<O>(dlog_a, token + q, &spot, &sizes, blocks);
         }
         let at = At { p: stage * p_tile, n: stage * n_tile, turn };
         let end = decays.before(turn, blocks.rows, blocks).exp();
@@ -110,7 +110,19 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         for i in 0..comptime!(2 * n_tiles) {
             adjoint[i] *= Pair::new(end);
         }
-        add_queries::<E, O>(&tiles, &at, &mut adjoint, &decays, &spot, &mut scratch, blocks);
+        let (p_at, n_at) = (at.p, at.n);
+        add_keys::<E, O>(
+            &tiles.ys,
+            &tiles.cs,
+            p_at,
+            n_at,
+            turn,
+            &mut adjoint,
+            &decays,
+            &spot,
+            &mut scratch,
+            blocks,
+        );
         decays.put_log(log, turn, blocks);
 
         sync_cube(); // tiles are free, and sums complete
@@ -128,7 +140,7 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         sums.add_up(blocks);
     }
     sync_cube();
-    sums.write(dlog_a, spot.first, &spot, &sizes, blocks);
+    sums.write::<O>(dlog_a, spot.first, &spot, &sizes, blocks);
     store_state::<O>(&adjoint, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
 }
 
@@ -216,100 +228,65 @@ fn keys<E: Float, O: Size>(
     let (p_tiles, n_tiles) = comptime!((blocks.p_tiles(), blocks.n_tiles()));
     let (rows, depth) = comptime!((blocks.rows, blocks.n / 16));
     let row = 16 * spot.block + spot.g;
-    let bs = load_row::<E>(&tiles.bs, at.n, spot.block, depth, ns, blocks);
-    let xs = load_row::<E>(&tiles.xs, at.p, spot.block, rows, ps, blocks);
+    let (upper, lower) = (decays.column(at.turn, row, blocks), decays.column(at.turn, row + 8, blocks));
+    let bs = Row::<E>::new(&tiles.bs, at.n, spot.block, depth, ns, blocks);
+    let xs = Row::<E>::new(&tiles.xs, at.p, spot.block, rows, ps, blocks);
 
     // what left the chunk
-    let mut dx = Array::<Pair<f32>>::new(comptime!(2 * p_tiles));
-    clear(&mut dx, comptime!(2 * p_tiles));
-    times_rows::<E>(&bs, &tiles.gs, 0usize, &mut dx, depth, rows, ns, scratch, blocks);
-    let mut db = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
-    clear(&mut db, comptime!(2 * n_tiles));
-    #[unroll]
-    for k in 0..rows {
-        let left = block::<E>(&xs, k);
-        times_columns::<E>(&left, &tiles.gs, 0usize, comptime!(16 * k), &mut db, depth, ns, scratch, blocks);
-    }
     let after = decays.after(at.turn, spot.block, blocks).exp();
-    let (upper, lower) = (decays.column(at.turn, row, blocks), decays.column(at.turn, row + 8, blocks));
-    let (leaving_upper, leaving_lower) = dot_rows::<E>(&dx, &xs, rows);
-    sums.put_leaving(leaving_upper * upper * after, leaving_lower * lower * after, spot);
-    scale_rows(&mut dx, after, after, p_tiles);
-    scale_rows(&mut db, after, after, n_tiles);
+    let mut dx = zeros(comptime!(2 * p_tiles));
+    bs.times_rows(&tiles.bs, &tiles.gs, 0usize, &mut dx, rows, ns, scratch, blocks);
+    scale_rows(&mut dx, after * upper, after * lower, p_tiles);
+    let (leaving_upper, leaving_lower) = xs.dot(&tiles.xs, &dx, blocks);
+    sums.put_leaving(leaving_upper, leaving_lower, spot);
+    let mut db = zeros(comptime!(2 * n_tiles));
+    xs.times_columns(&tiles.xs, &tiles.gs, 0usize, &mut db, depth, ns, scratch, blocks);
+    scale_rows(&mut db, after * upper, after * lower, n_tiles);
 
-    // blocks of later tokens
-    let (mut total_upper, mut total_lower) = (f32::new(0.0), f32::new(0.0));
+    let (mut of_upper, mut of_lower) = (f32::new(0.0), f32::new(0.0));
     let mut between = f32::new(0.0);
-    let first = if comptime!(blocks.emulated) { 0usize.runtime() } else { spot.block + 1 };
+    let first = if comptime!(blocks.emulated) { 0usize.runtime() } else { spot.block };
     for j in first..rows {
-        let factor = select(j > spot.block, between.exp(), f32::new(0.0));
+        let decay = decays.of_columns::<O>(at.turn, j, between, upper, lower, spot, blocks);
         between += select(j > spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
-        let mut weights = cross::<E>(&bs, &tiles.cs, at.n, j, depth, ns, scratch, blocks);
-        let mut values = cross::<E>(&xs, &tiles.ys, at.p, j, rows, ps, scratch, blocks);
+        let mut weights = bs.cross(&tiles.bs, &tiles.cs, at.n, j, ns, scratch, blocks);
+        let mut values = xs.cross(&tiles.xs, &tiles.ys, at.p, j, ps, scratch, blocks);
         #[unroll]
         for half in 0..2usize {
             let l = 16 * j + comptime!(8 * half) + spot.i;
-            let decay = decays.rows::<O>(at.turn, l, blocks) * Pair::<f32>::new(factor);
-            let (i, k) = comptime!((2 * half, 2 * half + 1));
-            values[i] *= decay;
-            values[k] *= decay;
-            let (first, second) = (weights[i] * values[i], weights[k] * values[k]);
-            total_upper += first.extract(0usize) + first.extract(1usize);
-            total_lower += second.extract(0usize) + second.extract(1usize);
-            sums.put_inside::<O>(first * Pair::new(upper) + second * Pair::new(lower), l, spot, blocks);
-            weights[i] *= decay;
-            weights[k] *= decay;
-        }
-        let left = as_a::<E>(&weights, 0usize);
-        times_columns::<E>(&left, &tiles.ys, at.p, 16 * j, &mut dx, rows, ps, scratch, blocks);
-        let left = as_a::<E>(&values, 0usize);
-        times_columns::<E>(&left, &tiles.cs, at.n, 16 * j, &mut db, depth, ns, scratch, blocks);
-    }
-    scale_rows(&mut dx, upper, lower, p_tiles);
-    scale_rows(&mut db, upper, lower, n_tiles);
-    total_upper *= upper;
-    total_lower *= lower;
-
-    // the plane's own
-    let own = 16 * spot.block;
-    let mut weights = cross::<E>(&bs, &tiles.cs, at.n, spot.block, depth, ns, scratch, blocks);
-    let mut values = cross::<E>(&xs, &tiles.ys, at.p, spot.block, rows, ps, scratch, blocks);
-    #[unroll]
-    for half in 0..2usize {
-        let l = own + comptime!(8 * half) + spot.i;
-        let mut terms = Pair::<f32>::new(0.0);
-        #[unroll]
-        for lower in 0..2usize {
-            let i = comptime!(2 * half + lower);
-            let s = row + comptime!(8 * lower);
-            let decay = decays.inside_columns::<O>(at.turn, l, s, blocks);
-            values[i] *= decay;
-            let mut term = weights[i] * values[i];
+            let mut terms = Array::<Pair<f32>>::new(2usize);
             #[unroll]
-            for j in 0..2usize {
-                term.insert(j, select(l + j != s, term.extract(j), f32::new(0.0)));
+            for lower in 0..2usize {
+                let i = comptime!(2 * half + lower);
+                values[i] *= decay[i];
+                terms[lower] = without_diagonal(weights[i] * values[i], l, row + comptime!(8 * lower));
+                weights[i] *= decay[i];
             }
-            let total = term.extract(0usize) + term.extract(1usize);
-            if comptime!(lower == 0) {
-                total_upper += total;
-            } else {
-                total_lower += total;
-            }
-            terms += term;
-            weights[i] *= decay;
+            of_upper += terms[0usize].extract(0usize) + terms[0usize].extract(1usize);
+            of_lower += terms[1usize].extract(0usize) + terms[1usize].extract(1usize);
+            sums.put_inside::<O>(terms[0usize] + terms[1usize], l, spot, blocks);
         }
-        sums.put_inside::<O>(terms, l, spot, blocks);
+        let (left, right) = (as_a::<E>(&weights), as_a::<E>(&values));
+        times_columns::<E>(&left, &tiles.ys, at.p, 16 * j, &mut dx, rows, ps, scratch, blocks);
+        times_columns::<E>(&right, &tiles.cs, at.n, 16 * j, &mut db, depth, ns, scratch, blocks);
     }
-    let left = as_a::<E>(&weights, 0usize);
-    times_columns::<E>(&left, &tiles.ys, at.p, own, &mut dx, rows, ps, scratch, blocks);
-    let left = as_a::<E>(&values, 0usize);
-    times_columns::<E>(&left, &tiles.cs, at.n, own, &mut db, depth, ns, scratch, blocks);
     OfKeys::<E> {
         dx: rounded::<E>(&dx, p_tiles),
         db: rounded::<E>(&db, n_tiles),
-        upper: total_upper,
-        lower: total_lower,
+        upper: of_upper,
+        lower: of_lower,
     }
+}
+
+/// A pair of `M[l, s]` and `M[l + 1, s]`, 0 where the token is the same: such terms would cancel.
+#[cube]
+fn without_diagonal(pair: Pair<f32>, l: usize, s: usize) -> Pair<f32> {
+    let mut others = pair;
+    #[unroll]
+    for i in 0..2usize {
+        others.insert(i, select(l + i != s, pair.extract(i), f32::new(0.0)));
+    }
+    others
 }
 
 /// The gradient of C: a plane's rows l, and the tokens s up to l.
@@ -328,102 +305,33 @@ fn queries<E: Float, O: Size>(
     let n_tiles = comptime!(blocks.n_tiles());
     let (rows, depth) = comptime!((blocks.rows, blocks.n / 16));
     let row = 16 * spot.block + spot.g;
-    let ys = load_row::<E>(&tiles.ys, at.p, spot.block, rows, ps, blocks);
+    let (upper, lower) = (decays.row(at.turn, row, blocks), decays.row(at.turn, row + 8, blocks));
+    let ys = Row::<E>::new(&tiles.ys, at.p, spot.block, rows, ps, blocks);
 
     // what entered the chunk
-    let mut dc = Array::<Pair<f32>>::new(comptime!(2 * n_tiles));
-    clear(&mut dc, comptime!(2 * n_tiles));
-    #[unroll]
-    for k in 0..rows {
-        let left = block::<E>(&ys, k);
-        times_columns::<E>(&left, &tiles.hs, at.n, comptime!(16 * k), &mut dc, depth, ns, scratch, blocks);
-    }
     let before = decays.before(at.turn, spot.block, blocks).exp();
-    let (upper, lower) = (decays.row(at.turn, row, blocks), decays.row(at.turn, row + 8, blocks));
-    let cs = load_row::<E>(&tiles.cs, at.n, spot.block, depth, ns, blocks);
-    let (entered_upper, entered_lower) = dot_rows::<E>(&dc, &cs, depth);
-    sums.put_own(
-        entered_upper * upper * before - of_keys.upper,
-        entered_lower * lower * before - of_keys.lower,
-        spot,
-    );
-    scale_rows(&mut dc, before, before, n_tiles);
+    let mut dc = zeros(comptime!(2 * n_tiles));
+    ys.times_columns(&tiles.ys, &tiles.hs, at.n, &mut dc, depth, ns, scratch, blocks);
+    scale_rows(&mut dc, before * upper, before * lower, n_tiles);
+    let cs = Row::<E>::new(&tiles.cs, at.n, spot.block, depth, ns, blocks);
+    let (entered_upper, entered_lower) = cs.dot(&tiles.cs, &dc, blocks);
+    sums.put_own(entered_upper - of_keys.upper, entered_lower - of_keys.lower, spot);
 
-    // blocks of earlier tokens
-    let earlier = earlier(spot, blocks);
     let mut between = f32::new(0.0);
-    for step in 0..earlier {
-        let j = earlier - 1 - step;
-        let factor = Pair::<f32>::new(select(j < spot.block, between.exp(), f32::new(0.0)));
+    let count = up_to_own(spot, blocks);
+    for step in 0..count {
+        let j = count - 1 - step;
+        let mut values = ys.cross(&tiles.ys, &tiles.xs, at.p, j, ps, scratch, blocks);
+        let decay = decays.of_rows::<O>(at.turn, j, between, upper, lower, spot, blocks);
         between += select(j < spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
-        let mut values = cross::<E>(&ys, &tiles.xs, at.p, j, rows, ps, scratch, blocks);
         #[unroll]
         for i in 0..4usize {
-            let s = 16 * j + comptime!(i / 2 * 8) + spot.i;
-            values[i] *= decays.columns::<O>(at.turn, s, blocks) * factor;
+            values[i] *= decay[i];
         }
-        let left = as_a::<E>(&values, 0usize);
+        let left = as_a::<E>(&values);
         times_columns::<E>(&left, &tiles.bs, at.n, 16 * j, &mut dc, depth, ns, scratch, blocks);
     }
-    scale_rows(&mut dc, upper, lower, n_tiles);
-
-    // the plane's own
-    let own = 16 * spot.block;
-    let mut values = cross::<E>(&ys, &tiles.xs, at.p, spot.block, rows, ps, scratch, blocks);
-    #[unroll]
-    for i in 0..4usize {
-        let (l, s) = (row + comptime!(i % 2 * 8), own + comptime!(i / 2 * 8) + spot.i);
-        values[i] *= decays.inside::<O>(at.turn, l, s, blocks);
-    }
-    let left = as_a::<E>(&values, 0usize);
-    times_columns::<E>(&left, &tiles.bs, at.n, own, &mut dc, depth, ns, scratch, blocks);
     rounded::<E>(&dc, n_tiles)
-}
-
-/// Adds `(diag(d) dy)ᵀ C`, the plane's rows of the gradient of the state.
-#[cube]
-fn add_queries<E: Float, O: Size>(
-    tiles: &Tiles<E>,
-    at: &At,
-    adjoint: &mut Array<Pair<f32>>,
-    decays: &Decays,
-    spot: &Spot,
-    scratch: &mut Shared<[f32]>,
-    #[comptime] blocks: Blocks,
-) {
-    let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
-    #[unroll]
-    for k in 0..blocks.rows {
-        let role = comptime!(Role::LEFT_OF_COLUMNS);
-        let mut left = load::<E>(&tiles.ys, at.p, comptime!(16 * k), 16 * spot.block, ps, role, blocks);
-        let before = Pair::<f32>::new(decays.before(at.turn, k, blocks).exp());
-        #[unroll]
-        for i in 0..4usize {
-            let l = comptime!(16 * k + i / 2 * 8) + spot.i;
-            let scale = decays.rows::<O>(at.turn, l, blocks) * before;
-            left[i] = Pair::<E>::cast_from(Pair::<f32>::cast_from(left[i]) * scale);
-        }
-        let row = comptime!(16 * k);
-        times_columns::<E>(&left, &tiles.cs, at.n, row, adjoint, blocks.n / 16, ns, scratch, blocks);
-    }
-}
-
-/// A unit's part of the products of a plane's two rows with the same rows of a factor in registers.
-#[cube]
-fn dot_rows<E: Float>(
-    sums: &Array<Pair<f32>>,
-    with: &Array<Pair<E>>,
-    #[comptime] depth: usize,
-) -> (f32, f32) {
-    let mut dots = Array::<f32>::new(2usize);
-    dots[0usize] = f32::new(0.0);
-    dots[1usize] = f32::new(0.0);
-    #[unroll]
-    for i in 0..comptime!(4 * depth) {
-        let product = sums[i] * Pair::<f32>::cast_from(with[i]);
-        dots[comptime!(i % 2)] += product.extract(0usize) + product.extract(1usize);
-    }
-    (dots[0usize], dots[1usize])
 }
 
 /// Parts of the gradient of the log decays.
@@ -437,8 +345,8 @@ struct Sums {
     /// Of every unit: `d_Q ⟨H, G⟩`.
     corner: Shared<[f32]>,
     /// Of every token, what it adds to the tokens up to itself, and to those after it.
-    upto: Shared<[f32]>,
-    after: Shared<[f32]>,
+    upto: Shared<[One<f32>]>,
+    after: Shared<[One<f32>]>,
 }
 
 #[cube]
@@ -450,8 +358,8 @@ impl Sums {
             own: Shared::<[f32]>::new_slice(comptime!(4 * q)),
             leaving: Shared::<[f32]>::new_slice(comptime!(4 * q)),
             corner: Shared::<[f32]>::new_slice(comptime!(blocks.units())),
-            upto: Shared::<[f32]>::new_slice(q),
-            after: Shared::<[f32]>::new_slice(q),
+            upto: Shared::<[One<f32>]>::new_aligned_slice(q, 16usize),
+            after: Shared::<[One<f32>]>::new_aligned_slice(q, 16usize),
         }
     }
 
@@ -507,17 +415,17 @@ impl Sums {
             for i in 0..8 * (token / 16 + 1) {
                 sum += self.inside[i * q + token].extract(0usize);
             }
-            self.upto[token] = sum;
+            self.upto[token] = One::new(sum);
         } else {
             #[unroll]
             for i in 0..4usize {
                 sum += self.leaving[4 * token + i];
             }
-            self.after[token] = sum;
+            self.after[token] = One::new(sum);
         }
     }
 
-    fn write(
+    fn write<O: Size>(
         &self,
         to: &mut [f32],
         token: usize,
@@ -530,8 +438,13 @@ impl Sums {
         if unit < q && token + unit < spot.end {
             let mut gradient = f32::new(0.0);
             #[unroll]
-            for i in 0..q {
-                gradient += select(unit > i, self.after[i], self.upto[i]);
+            for i in 0..comptime!(q / 2) {
+                let upto = read_pair::<f32, O>(self.upto.with_vector_size::<O>(), comptime!(2 * i), blocks);
+                let after = read_pair::<f32, O>(self.after.with_vector_size::<O>(), comptime!(2 * i), blocks);
+                #[unroll]
+                for j in 0..2usize {
+                    gradient += select(unit > comptime!(2 * i + j), after.extract(j), upto.extract(j));
+                }
             }
             let place = (spot.batch * sizes.t + token + unit) * sizes.heads + spot.head;
             to[place * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize] = gradient;

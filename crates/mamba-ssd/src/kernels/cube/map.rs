@@ -116,11 +116,17 @@ impl Map {
     fn carry(&self, states: &CubeTensor, initial: CubeTensor, reverse: bool) -> CubeTensor {
         let (spans, client) = (self.spans(), &self.x.client);
         let totals = self.empty([self.batch, self.heads, spans], DType::F32);
-        let units = self.batch * self.heads * spans;
-        let dim = CubeDim::new(client, units);
-        let count = calculate_cube_count_elemwise(client, units, dim);
-        let (log_a, to) = (self.log_a.clone().into_buffer_arg(), totals.clone().into_buffer_arg());
-        span_totals::launch(client, count, dim, log_a, to, self.t, self.heads, self.span());
+        span_totals::launch(
+            client,
+            CubeCount::Static((self.batch * self.heads) as u32, spans as u32, 1),
+            CubeDim::new_1d(UNITS as u32),
+            self.log_a.clone().into_buffer_arg(),
+            totals.clone().into_buffer_arg(),
+            self.t,
+            self.heads,
+            self.span(),
+            UNITS,
+        );
 
         let last = self.empty(initial.shape(), DType::F32);
         let units = initial.shape().num_elements();

@@ -101,17 +101,6 @@ fn two<E: Float>(tile: &Shared<[One<E>]>, at: usize, #[comptime] step: usize) ->
     pair
 }
 
-/// The `k`-th block of A of several side by side.
-#[cube]
-pub(super) fn block<E: Float>(blocks: &Array<Pair<E>>, #[comptime] k: usize) -> Array<Pair<E>> {
-    let mut one = Array::<Pair<E>>::new(4usize);
-    #[unroll]
-    for i in 0..4usize {
-        one[i] = blocks[comptime!(4 * k + i)];
-    }
-    one
-}
-
 /// Adds the products of a block of A with two blocks of B to the blocks `2 pair` and `2 pair + 1` of `sums`.
 #[cube]
 fn multiply<E: Float>(
@@ -188,13 +177,13 @@ fn multiply_shared<E: Float>(
     }
 }
 
-/// Two neighbouring blocks of C as a block of A.
+/// Two blocks of C side by side as a block of A.
 #[cube]
-pub(super) fn as_a<E: Float>(sums: &Array<Pair<f32>>, #[comptime] tile: usize) -> Array<Pair<E>> {
+pub(super) fn as_a<E: Float>(sums: &Array<Pair<f32>>) -> Array<Pair<E>> {
     let mut block = Array::<Pair<E>>::new(4usize);
     #[unroll]
     for i in 0..4usize {
-        block[i] = Pair::<E>::cast_from(sums[comptime!(2 * tile + i)]);
+        block[i] = Pair::<E>::cast_from(sums[i]);
     }
     block
 }
@@ -207,61 +196,185 @@ fn copy_four<E: Float>(four: &Array<Pair<E>>, to: &mut Array<Pair<E>>, #[comptim
     }
 }
 
-/// The blocks of A of a plane's rows of a tile.
-#[cube]
-pub(super) fn load_row<E: Float>(
-    tile: &Shared<[One<E>]>,
+/// Blocks of A of a row that a plane holds on to; longer rows are loaded anew for every product.
+const KEPT: usize = 4;
+
+/// A plane's rows of a tile as blocks of A.
+#[derive(CubeType)]
+pub(super) struct Row<E: Float> {
+    kept: Array<Pair<E>>,
     first: usize,
-    block: usize,
-    #[comptime] depth: usize,
-    #[comptime] stride: usize,
-    #[comptime] blocks: Blocks,
-) -> Array<Pair<E>> {
-    let mut row = Array::<Pair<E>>::new(comptime!(4 * depth));
-    #[unroll]
-    for k in 0..depth {
-        let column = comptime!(16 * k);
-        let four = load::<E>(tile, first, 16 * block, column, stride, comptime!(Role::LEFT), blocks);
-        copy_four::<E>(&four, &mut row, k);
-    }
-    row
+    #[cube(comptime)]
+    depth: usize,
+    #[cube(comptime)]
+    stride: usize,
 }
 
-/// Adds `left tileᵀ`: blocks of A with `16 pairs` rows of a tile, over its `16 depth` columns.
 #[cube]
-pub(super) fn times_rows<E: Float>(
-    left: &Array<Pair<E>>,
-    tile: &Shared<[One<E>]>,
-    first: usize,
-    sums: &mut Array<Pair<f32>>,
-    #[comptime] depth: usize,
-    #[comptime] pairs: usize,
-    #[comptime] stride: usize,
-    scratch: &mut Shared<[f32]>,
-    #[comptime] blocks: Blocks,
-) {
-    let role = comptime!(Role::RIGHT_OF_ROWS);
-    if comptime!(blocks.emulated) {
-        let mut right = Array::<Pair<E>>::new(comptime!(4 * depth * pairs));
-        #[unroll]
-        for i in 0..comptime!(depth * pairs) {
-            let (row, column) = comptime!((16 * (i % pairs), 16 * (i / pairs)));
-            let four = load::<E>(tile, first, row, column, stride, role, blocks);
-            copy_four::<E>(&four, &mut right, i);
-        }
-        multiply_shared::<E>(left, &right, sums, scratch, depth, pairs, blocks);
-    } else {
-        #[unroll]
-        for k in 0..depth {
-            let a = block::<E>(left, k);
+impl<E: Float> Row<E> {
+    /// The rows of block `block` of a tile that starts at `first`, `16 depth` columns.
+    pub fn new(
+        tile: &Shared<[One<E>]>,
+        first: usize,
+        block: usize,
+        #[comptime] depth: usize,
+        #[comptime] stride: usize,
+        #[comptime] blocks: Blocks,
+    ) -> Self {
+        let mut kept = Array::<Pair<E>>::new(comptime!(4 * depth.min(KEPT)));
+        if comptime!(depth <= KEPT) {
             #[unroll]
-            for pair in 0..pairs {
-                let (row, column) = comptime!((16 * pair, 16 * k));
-                let b = load::<E>(tile, first, row, column, stride, role, blocks);
-                multiply::<E>(&a, &b, sums, pair);
+            for k in 0..depth {
+                let role = comptime!(Role::LEFT);
+                let four = load::<E>(tile, first, 16 * block, comptime!(16 * k), stride, role, blocks);
+                copy_four::<E>(&four, &mut kept, k);
+            }
+        }
+        Row::<E> { kept, first: first + 16 * block * stride, depth, stride }
+    }
+
+    /// Its `k`-th block.
+    pub fn block(
+        &self,
+        tile: &Shared<[One<E>]>,
+        #[comptime] k: usize,
+        #[comptime] blocks: Blocks,
+    ) -> Array<Pair<E>> {
+        if comptime!(self.depth <= KEPT) {
+            let mut block = Array::<Pair<E>>::new(4usize);
+            #[unroll]
+            for i in 0..4usize {
+                block[i] = self.kept[comptime!(4 * k + i)];
+            }
+            block
+        } else {
+            let (role, stride) = comptime!((Role::LEFT, self.stride));
+            load::<E>(tile, self.first, 0usize, comptime!(16 * k), stride, role, blocks)
+        }
+    }
+
+    /// Adds its product with `16 pairs` rows of a tile, over their columns.
+    pub fn times_rows(
+        &self,
+        own: &Shared<[One<E>]>,
+        tile: &Shared<[One<E>]>,
+        first: usize,
+        sums: &mut Array<Pair<f32>>,
+        #[comptime] pairs: usize,
+        #[comptime] stride: usize,
+        scratch: &mut Shared<[f32]>,
+        #[comptime] blocks: Blocks,
+    ) {
+        let (role, depth) = comptime!((Role::RIGHT_OF_ROWS, self.depth));
+        if comptime!(blocks.emulated) {
+            let mut right = Array::<Pair<E>>::new(comptime!(4 * depth * pairs));
+            #[unroll]
+            for i in 0..comptime!(depth * pairs) {
+                let (row, column) = comptime!((16 * (i % pairs), 16 * (i / pairs)));
+                let four = load::<E>(tile, first, row, column, stride, role, blocks);
+                copy_four::<E>(&four, &mut right, i);
+            }
+            multiply_shared::<E>(&self.kept, &right, sums, scratch, depth, pairs, blocks);
+        } else {
+            #[unroll]
+            for k in 0..depth {
+                let a = self.block(own, k, blocks);
+                #[unroll]
+                for pair in 0..pairs {
+                    let (row, column) = comptime!((16 * pair, 16 * k));
+                    let b = load::<E>(tile, first, row, column, stride, role, blocks);
+                    multiply::<E>(&a, &b, sums, pair);
+                }
             }
         }
     }
+
+    /// Its product with block `block` of the rows of a tile. Even and odd columns are added up apart, so
+    /// that half as many products wait for each other.
+    pub fn cross(
+        &self,
+        own: &Shared<[One<E>]>,
+        tile: &Shared<[One<E>]>,
+        first: usize,
+        block: usize,
+        #[comptime] stride: usize,
+        scratch: &mut Shared<[f32]>,
+        #[comptime] blocks: Blocks,
+    ) -> Array<Pair<f32>> {
+        let (role, depth) = comptime!((Role::RIGHT_OF_ROWS, self.depth));
+        let first = first + 16 * block * stride;
+        let (mut product, mut odd) = (zeros(4usize), zeros(4usize));
+        if comptime!(blocks.emulated) {
+            self.times_rows(own, tile, first, &mut product, 1usize, stride, scratch, blocks);
+        } else {
+            #[unroll]
+            for k in 0..depth {
+                let a = self.block(own, k, blocks);
+                let b = load::<E>(tile, first, 0usize, comptime!(16 * k), stride, role, blocks);
+                if comptime!(k % 2 == 0) {
+                    multiply::<E>(&a, &b, &mut product, 0usize);
+                } else {
+                    multiply::<E>(&a, &b, &mut odd, 0usize);
+                }
+            }
+            #[unroll]
+            for i in 0..4usize {
+                product[i] += odd[i];
+            }
+        }
+        product
+    }
+
+    /// Adds its product with a tile of `16 pairs` columns, over its rows.
+    pub fn times_columns(
+        &self,
+        own: &Shared<[One<E>]>,
+        tile: &Shared<[One<E>]>,
+        first: usize,
+        sums: &mut Array<Pair<f32>>,
+        #[comptime] pairs: usize,
+        #[comptime] stride: usize,
+        scratch: &mut Shared<[f32]>,
+        #[comptime] blocks: Blocks,
+    ) {
+        #[unroll]
+        for k in 0..comptime!(self.depth) {
+            let left = self.block(own, k, blocks);
+            times_columns::<E>(&left, tile, first, comptime!(16 * k), sums, pairs, stride, scratch, blocks);
+        }
+    }
+
+    /// A unit's part of the products of its two rows with the same rows of `sums`.
+    pub fn dot(
+        &self,
+        own: &Shared<[One<E>]>,
+        sums: &Array<Pair<f32>>,
+        #[comptime] blocks: Blocks,
+    ) -> (f32, f32) {
+        let mut dots = Array::<f32>::new(2usize);
+        dots[0usize] = f32::new(0.0);
+        dots[1usize] = f32::new(0.0);
+        #[unroll]
+        for k in 0..comptime!(self.depth) {
+            let with = self.block(own, k, blocks);
+            #[unroll]
+            for i in 0..4usize {
+                let product = sums[comptime!(4 * k + i)] * Pair::<f32>::cast_from(with[i]);
+                dots[comptime!(i % 2)] += product.extract(0usize) + product.extract(1usize);
+            }
+        }
+        (dots[0usize], dots[1usize])
+    }
+}
+
+#[cube]
+pub(super) fn zeros(#[comptime] count: usize) -> Array<Pair<f32>> {
+    let mut sums = Array::<Pair<f32>>::new(count);
+    #[unroll]
+    for i in 0..count {
+        sums[i] = Pair::new(0.0);
+    }
+    sums
 }
 
 /// Adds `left tile`: one block of A with the 16 rows of a tile from `row` on, `16 pairs` columns.
@@ -293,26 +406,4 @@ pub(super) fn times_columns<E: Float>(
             multiply::<E>(left, &b, sums, pair);
         }
     }
-}
-
-/// The product of a plane's rows with a block of 16 rows of a tile, over `16 depth` columns.
-#[cube]
-pub(super) fn cross<E: Float>(
-    left: &Array<Pair<E>>,
-    tile: &Shared<[One<E>]>,
-    first: usize,
-    block: usize,
-    #[comptime] depth: usize,
-    #[comptime] stride: usize,
-    scratch: &mut Shared<[f32]>,
-    #[comptime] blocks: Blocks,
-) -> Array<Pair<f32>> {
-    let mut product = Array::<Pair<f32>>::new(4usize);
-    #[unroll]
-    for i in 0..4usize {
-        product[i] = Pair::new(0.0);
-    }
-    let first = first + 16 * block * stride;
-    times_rows::<E>(left, tile, first, &mut product, depth, 1usize, stride, scratch, blocks);
-    product
 }

@@ -6,20 +6,36 @@
 
 use cubecl::prelude::*;
 
-/// `totals[b h span]`: the sum of a span's log decays.
+/// `totals[b h span]`: the sum of a span's log decays. One cube for each.
 #[cube(launch)]
-pub(super) fn span_totals(log_a: &[f32], totals: &mut [f32], t: usize, heads: usize, span: usize) {
-    let spans = t.div_ceil(span);
-    if ABSOLUTE_POS >= totals.len() {
-        terminate!();
+pub(super) fn span_totals(
+    log_a: &[f32],
+    totals: &mut [f32],
+    t: usize,
+    heads: usize,
+    span: usize,
+    #[comptime] units: usize,
+) {
+    let (index, unit) = (CUBE_POS_X as usize, UNIT_POS as usize);
+    let first = CUBE_POS_Y as usize * span;
+    let end = min(first + span, t);
+    let mut parts = Shared::<[f32]>::new_slice(units);
+    let mut part = f32::new(0.0);
+    for round in 0..span.div_ceil(units) {
+        let token = first + round * units + unit;
+        if token < end {
+            part += log_a[(index / heads * t + token) * heads + index % heads];
+        }
     }
-    let index = ABSOLUTE_POS / spans;
-    let first = ABSOLUTE_POS % spans * span;
-    let mut total = f32::new(0.0);
-    for token in first..min(first + span, t) {
-        total += log_a[(index / heads * t + token) * heads + index % heads];
+    parts[unit] = part;
+    sync_cube();
+    if unit == 0 {
+        let mut total = f32::new(0.0);
+        for i in 0..units {
+            total += parts[i];
+        }
+        totals[index * CUBE_COUNT_Y as usize + CUBE_POS_Y as usize] = total;
     }
-    totals[ABSOLUTE_POS] = total;
 }
 
 /// From the spans' own states `[b h spans s]` and the one before them all, the state that enters each

@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 use super::chunks::{Blocks, ChunkSizesLaunch, chunks};
 use super::gradients::gradients;
 use super::groups::add_up;
-use super::map::{Gradients, Map, Roles};
+use super::map::{Gradients, Map};
 
 /// Numbers in sixteen bytes, an access to global memory.
 const WIDE: usize = 8;
@@ -45,6 +45,7 @@ pub(super) fn plan(map: &Map) -> Option<Blocks> {
         ring: 1,
         outputs: true,
         save: false,
+        reverse: false,
         emulated: false,
     };
     if let Some(rows) = EMULATED.get() {
@@ -72,25 +73,36 @@ pub(super) fn plan(map: &Map) -> Option<Blocks> {
 
 /// Outputs and final state.
 pub(super) fn forward(map: &Map, blocks: Blocks) -> (CubeTensor, CubeTensor) {
-    let (entering, last) = enter(map, blocks);
+    let (entering, last) = enter(map, &map.x, &map.b, blocks, map.state.clone());
     let y = map.empty(map.x.shape(), map.x.dtype);
     let states = map.empty(entering.shape(), DType::F32);
-    launch_chunks(map, blocks, &entering, Results { y: Some(&y), states: &states, borders: None });
+    launch_chunks(
+        map,
+        [&map.x, &map.b],
+        blocks,
+        &entering,
+        Results { y: Some(&y), states: &states, borders: None },
+    );
     (y, last.unwrap_or(states))
 }
 
 /// Gradients of the five inputs.
 pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTensor) -> Gradients {
     let (dy, dstate) = (into_contiguous(dy), into_contiguous(dstate));
-    let (entering, _) = enter(map, blocks);
+    let (entering, _) = enter(map, &map.x, &map.b, blocks, map.state.clone());
     let chunks = map.t.div_ceil(blocks.chunk());
     let borders = map.empty([map.batch, map.heads, chunks, map.p, map.n], map.x.dtype);
     let last = map.empty(entering.shape(), DType::F32);
     let saving = Blocks { outputs: false, save: true, ..blocks };
-    launch_chunks(map, saving, &entering, Results { borders: Some(&borders), states: &last, y: None });
+    launch_chunks(
+        map,
+        [&map.x, &map.b],
+        saving,
+        &entering,
+        Results { borders: Some(&borders), states: &last, y: None },
+    );
 
-    let reversed = Roles { rows: &dy, keys: &map.c, queries: &map.b, reverse: true, transposed: false };
-    let (adjoints, first) = map.enter_spans_by_walk(&reversed, dstate);
+    let (adjoints, first) = enter(map, &dy, &map.c, Blocks { reverse: true, ..blocks }, dstate);
     let tiles = map.p.div_ceil(blocks.chunk());
     let parts = map.heads * tiles;
     let dx = map.empty(map.x.shape(), map.x.dtype);
@@ -98,7 +110,7 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
     let dc = map.empty(db.shape(), map.x.dtype);
     let dlog_a = map.empty([map.batch, map.t, parts, 1], DType::F32);
     let leaving = map.empty(adjoints.shape(), DType::F32);
-    let blocks = blocks.staged(Blocks::gradients_bytes);
+    let blocks = Blocks { reverse: true, ..blocks }.staged(Blocks::gradients_bytes);
     gradients::launch(
         &map.x.client,
         count(map, blocks),
@@ -131,11 +143,18 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
     }
 }
 
-/// The states that enter the spans, and the one that leaves the last where there are several.
-fn enter(map: &Map, blocks: Blocks) -> (CubeTensor, Option<CubeTensor>) {
-    map.enter_spans(map.state.clone(), false, |zeros, states| {
+/// The states that enter the spans, and the one that leaves the last where there are several: of the map
+/// with rows x and keys B, and in reverse of the one with rows dy and keys C.
+fn enter(
+    map: &Map,
+    rows: &CubeTensor,
+    keys: &CubeTensor,
+    blocks: Blocks,
+    initial: CubeTensor,
+) -> (CubeTensor, Option<CubeTensor>) {
+    map.enter_spans(initial, blocks.reverse, |zeros, states| {
         let blocks = Blocks { outputs: false, ..blocks };
-        launch_chunks(map, blocks, zeros, Results { y: None, states, borders: None });
+        launch_chunks(map, [rows, keys], blocks, zeros, Results { y: None, states, borders: None });
     })
 }
 
@@ -156,7 +175,13 @@ struct Results<'a> {
     states: &'a CubeTensor,
 }
 
-fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, to: Results<'_>) {
+fn launch_chunks(
+    map: &Map,
+    [rows, keys]: [&CubeTensor; 2],
+    blocks: Blocks,
+    entering: &CubeTensor,
+    to: Results<'_>,
+) {
     let none = map.empty([1], map.x.dtype);
     let [y, borders] = [to.y, to.borders].map(|tensor| tensor.unwrap_or(&none).clone());
     let blocks = blocks.staged(Blocks::chunks_bytes);
@@ -166,8 +191,8 @@ fn launch_chunks(map: &Map, blocks: Blocks, entering: &CubeTensor, to: Results<'
         CubeDim::new_1d(blocks.units() as u32),
         blocks.wide,
         blocks.pair,
-        map.x.clone().into_buffer_arg(),
-        map.b.clone().into_buffer_arg(),
+        rows.clone().into_buffer_arg(),
+        keys.clone().into_buffer_arg(),
         map.c.clone().into_buffer_arg(),
         map.log_a.clone().into_buffer_arg(),
         entering.clone().into_buffer_arg(),

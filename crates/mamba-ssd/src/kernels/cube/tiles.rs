@@ -9,14 +9,6 @@ use cubecl::prelude::*;
 use super::chunks::{Blocks, ChunkSizes, Spot};
 use super::mma::{One, Pair};
 
-#[cube]
-pub(super) fn clear(sums: &mut Array<Pair<f32>>, #[comptime] count: usize) {
-    #[unroll]
-    for i in 0..count {
-        sums[i] = Pair::new(0.0);
-    }
-}
-
 /// Rows of a tile in global memory.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Source {
@@ -74,18 +66,18 @@ pub(super) fn fetch<E: Float, W: Size>(
     #[comptime] stride: usize,
     #[comptime] blocks: Blocks,
 ) {
-    let wide = comptime!(blocks.wide);
-    let per_row = comptime!(width / wide);
-    let count = comptime!(blocks.chunk() * per_row);
+    let (wide, units) = comptime!((blocks.wide, blocks.units()));
+    let count = comptime!(blocks.chunk() * width / wide);
     let wider = to.with_vector_size_mut::<W>();
+    let (first, pitch) = (source.first / wide, source.pitch / wide);
     #[unroll]
-    for j in 0..comptime!(count.div_ceil(blocks.units())) {
-        let at = j * comptime!(blocks.units()) + UNIT_POS as usize;
-        if comptime!(count.is_multiple_of(blocks.units())) || at < count {
-            let (row, column) = (at / per_row, at % per_row * wide);
-            let inside = row < source.rows && column < source.columns;
-            let place = start / wide + row * comptime!(stride / wide) + at % per_row;
-            let origin = select(inside, (source.first + row * source.pitch + column) / wide, 0usize);
+    for j in 0..comptime!(count.div_ceil(units)) {
+        let unit = UNIT_POS as usize;
+        if comptime!(count.is_multiple_of(units)) || j * units + unit < count {
+            let (row, column) = place_in_tile(unit, j, units, comptime!(width / wide));
+            let inside = row < source.rows && column * wide < source.columns;
+            let place = start / wide + row * comptime!(stride / wide) + column;
+            let origin = select(inside, first + row * pitch + column, 0usize);
             if comptime!(blocks.emulated) {
                 let mut value = Vector::<E, W>::new(E::new(0.0));
                 if inside {
@@ -100,6 +92,22 @@ pub(super) fn fetch<E: Float, W: Size>(
                 );
             }
         }
+    }
+}
+
+/// Row and column of the `j`-th access of a unit to a tile of `per_row` columns.
+#[cube]
+fn place_in_tile(
+    unit: usize,
+    #[comptime] j: usize,
+    #[comptime] units: usize,
+    #[comptime] per_row: usize,
+) -> (usize, usize) {
+    if comptime!(units.is_multiple_of(per_row)) {
+        (unit / per_row + comptime!(j * units / per_row), unit % per_row)
+    } else {
+        let at = unit + comptime!(j * units);
+        (at / per_row, at % per_row)
     }
 }
 
@@ -128,17 +136,17 @@ pub(super) fn flush<E: Float, W: Size>(
     #[comptime] blocks: Blocks,
 ) {
     let wide = comptime!(blocks.wide);
-    let per_row = comptime!(width / wide);
-    let count = comptime!(rows * per_row);
+    let count = comptime!(rows * width / wide);
     let wider = from.with_vector_size::<W>();
+    let (first, pitch) = (target.first / wide, target.pitch / wide);
     #[unroll]
     for j in 0..comptime!(count.div_ceil(units)) {
-        let at = j * units + unit;
-        if comptime!(count.is_multiple_of(units)) || at < count {
-            let (row, column) = (first_row + at / per_row, at % per_row * wide);
-            if row < target.rows && column < target.columns {
-                let place = start / wide + row * comptime!(stride / wide) + at % per_row;
-                to[(target.first + row * target.pitch + column) / wide] = wider[place];
+        if comptime!(count.is_multiple_of(units)) || j * units + unit < count {
+            let (row, column) = place_in_tile(unit, j, units, comptime!(width / wide));
+            let row = first_row + row;
+            if row < target.rows && column * wide < target.columns {
+                let place = start / wide + row * comptime!(stride / wide) + column;
+                to[first + row * pitch + column] = wider[place];
             }
         }
     }
