@@ -106,7 +106,7 @@ impl Blocks {
     pub fn gradients_bytes(&self) -> usize {
         let q = self.chunk();
         let tiles = self.stages * (2 * self.p_tile() + 3 * self.n_tile()) + self.n_tile();
-        2 * tiles + 4 * (8 * q + 8 * self.rows * q + 10 * q + self.units() + 1)
+        2 * tiles + 4 * (10 * q + 8 * (self.rows + 1) * self.p_stride() + 1)
     }
 
     /// The same with as much copied ahead as leaves room for two cubes in a multiprocessor.

@@ -102,8 +102,8 @@ pub(super) fn gradients<E: Float, W: Size, O: Size>(
         let at = At { p: stage * p_tile, n: stage * n_tile, turn };
         let end = decays.before(turn, blocks.rows, blocks).exp();
 
-        sums.corner::<E, O>(&adjoint, &tiles.hs, at.n, end, &spot, blocks);
-        let of_keys = keys::<E, O>(&tiles, &at, &decays, &mut sums, &spot, &mut scratch, blocks);
+        let corner = end * corner::<E, O>(&adjoint, &tiles.hs, at.n, &spot, blocks);
+        let of_keys = keys::<E, O>(&tiles, &at, corner, &decays, &mut sums, &spot, &mut scratch, blocks);
         let of_queries =
             queries::<E, O>(&tiles, &at, &of_keys, &decays, &mut sums, &spot, &mut scratch, blocks);
         #[unroll]
@@ -168,7 +168,7 @@ struct At {
 struct OfKeys<E: Float> {
     dx: Array<Pair<E>>,
     db: Array<Pair<E>>,
-    /// `Σ M[l, s]` over l, a unit's part of it, of its two rows s.
+    /// `Σ M[l, s]` over l, a unit's part of it, of its two rows s, less the unit's part of `d_Q ⟨H, G⟩`.
     upper: f32,
     lower: f32,
 }
@@ -218,6 +218,7 @@ fn shares_at(token: usize, spot: &Spot, sizes: &ChunkSizes) -> Source {
 fn keys<E: Float, O: Size>(
     tiles: &Tiles<E>,
     at: &At,
+    corner: f32,
     decays: &Decays,
     sums: &mut Sums,
     spot: &Spot,
@@ -238,7 +239,7 @@ fn keys<E: Float, O: Size>(
     bs.times_rows(&tiles.bs, &tiles.gs, 0usize, &mut dx, rows, ns, scratch, blocks);
     scale_rows(&mut dx, after * upper, after * lower, p_tiles);
     let (leaving_upper, leaving_lower) = xs.dot(&tiles.xs, &dx, blocks);
-    sums.put_leaving(leaving_upper, leaving_lower, spot);
+    sums.put_leaving(leaving_upper + corner, leaving_lower, spot, blocks);
     let mut db = zeros(comptime!(2 * n_tiles));
     xs.times_columns(&tiles.xs, &tiles.gs, 0usize, &mut db, depth, ns, scratch, blocks);
     scale_rows(&mut db, after * upper, after * lower, n_tiles);
@@ -273,7 +274,7 @@ fn keys<E: Float, O: Size>(
     OfKeys::<E> {
         dx: rounded::<E>(&dx, p_tiles),
         db: rounded::<E>(&db, n_tiles),
-        upper: of_upper,
+        upper: of_upper - corner,
         lower: of_lower,
     }
 }
@@ -315,7 +316,7 @@ fn queries<E: Float, O: Size>(
     scale_rows(&mut dc, before * upper, before * lower, n_tiles);
     let cs = Row::<E>::new(&tiles.cs, at.n, spot.block, depth, ns, blocks);
     let (entered_upper, entered_lower) = cs.dot(&tiles.cs, &dc, blocks);
-    sums.put_own(entered_upper - of_keys.upper, entered_lower - of_keys.lower, spot);
+    sums.put_own(entered_upper - of_keys.upper, entered_lower - of_keys.lower, spot, blocks);
 
     let mut between = f32::new(0.0);
     let count = up_to_own(spot, blocks);
@@ -334,16 +335,36 @@ fn queries<E: Float, O: Size>(
     rounded::<E>(&dc, n_tiles)
 }
 
-/// Parts of the gradient of the log decays.
+/// A unit's part of `⟨H, G⟩`.
+#[cube]
+fn corner<E: Float, O: Size>(
+    adjoint: &Array<Pair<f32>>,
+    hs: &Shared<[One<E>]>,
+    first: usize,
+    spot: &Spot,
+    #[comptime] blocks: Blocks,
+) -> f32 {
+    let mut product = f32::new(0.0);
+    #[unroll]
+    for i in 0..comptime!(2 * blocks.n_tiles()) {
+        let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
+        let at = first + row * comptime!(blocks.n_stride()) + comptime!(i / 2 * 8) + spot.i;
+        let pair = read_pair::<E, O>(hs.with_vector_size::<O>(), at, blocks);
+        let with = Pair::<f32>::cast_from(pair) * adjoint[i];
+        product += with.extract(0usize) + with.extract(1usize);
+    }
+    product
+}
+
+/// Parts of the gradient of the log decays, in rows of [`Blocks::p_stride`] numbers, free of bank conflicts.
 #[derive(CubeType)]
 struct Sums {
     /// Of every token l and eighth row of a block of s: `Σ M[l, s]`.
     inside: Shared<[One<f32>]>,
-    /// Of every token and unit of a quad: what entered less `Σ M[l, s]` over l, and what leaves.
+    /// Of every token and unit of a quad: what entered less `Σ M[l, s]` over l, and what leaves. Both have the
+    /// unit's part of `d_Q ⟨H, G⟩`: of every token one of the two is added up.
     own: Shared<[f32]>,
     leaving: Shared<[f32]>,
-    /// Of every unit: `d_Q ⟨H, G⟩`.
-    corner: Shared<[f32]>,
     /// Of every token, what it adds to the tokens up to itself, and to those after it.
     upto: Shared<[One<f32>]>,
     after: Shared<[One<f32>]>,
@@ -354,51 +375,32 @@ impl Sums {
     fn new(#[comptime] blocks: Blocks) -> Self {
         let q = comptime!(blocks.chunk());
         Sums {
-            inside: Shared::<[One<f32>]>::new_aligned_slice(comptime!(8 * blocks.rows * q), 16usize),
-            own: Shared::<[f32]>::new_slice(comptime!(4 * q)),
-            leaving: Shared::<[f32]>::new_slice(comptime!(4 * q)),
-            corner: Shared::<[f32]>::new_slice(comptime!(blocks.units())),
+            inside: Shared::<[One<f32>]>::new_aligned_slice(
+                comptime!(8 * blocks.rows * blocks.p_stride()),
+                16usize,
+            ),
+            own: Shared::<[f32]>::new_slice(comptime!(4 * blocks.p_stride())),
+            leaving: Shared::<[f32]>::new_slice(comptime!(4 * blocks.p_stride())),
             upto: Shared::<[One<f32>]>::new_aligned_slice(q, 16usize),
             after: Shared::<[One<f32>]>::new_aligned_slice(q, 16usize),
         }
     }
 
     fn put_inside<O: Size>(&mut self, pair: Pair<f32>, l: usize, spot: &Spot, #[comptime] blocks: Blocks) {
-        let at = (8 * spot.block + spot.g) * comptime!(blocks.chunk()) + l;
+        let at = (8 * spot.block + spot.g) * comptime!(blocks.p_stride()) + l;
         write_pair::<f32, O>(self.inside.with_vector_size_mut::<O>(), at, pair, blocks);
     }
 
-    fn put_own(&mut self, upper: f32, lower: f32, spot: &Spot) {
-        let at = 4 * (16 * spot.block + spot.g) + spot.i / 2;
+    fn put_own(&mut self, upper: f32, lower: f32, spot: &Spot, #[comptime] blocks: Blocks) {
+        let at = spot.i / 2 * comptime!(blocks.p_stride()) + 16 * spot.block + spot.g;
         self.own[at] = upper;
-        self.own[at + 32] = lower;
+        self.own[at + 8] = lower;
     }
 
-    fn put_leaving(&mut self, upper: f32, lower: f32, spot: &Spot) {
-        let at = 4 * (16 * spot.block + spot.g) + spot.i / 2;
+    fn put_leaving(&mut self, upper: f32, lower: f32, spot: &Spot, #[comptime] blocks: Blocks) {
+        let at = spot.i / 2 * comptime!(blocks.p_stride()) + 16 * spot.block + spot.g;
         self.leaving[at] = upper;
-        self.leaving[at + 32] = lower;
-    }
-
-    fn corner<E: Float, O: Size>(
-        &mut self,
-        adjoint: &Array<Pair<f32>>,
-        hs: &Shared<[One<E>]>,
-        first: usize,
-        end: f32,
-        spot: &Spot,
-        #[comptime] blocks: Blocks,
-    ) {
-        let mut product = f32::new(0.0);
-        #[unroll]
-        for i in 0..comptime!(2 * blocks.n_tiles()) {
-            let row = 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-            let at = first + row * comptime!(blocks.n_stride()) + comptime!(i / 2 * 8) + spot.i;
-            let pair = read_pair::<E, O>(hs.with_vector_size::<O>(), at, blocks);
-            let with = Pair::<f32>::cast_from(pair) * adjoint[i];
-            product += with.extract(0usize) + with.extract(1usize);
-        }
-        self.corner[UNIT_POS as usize] = product * end;
+        self.leaving[at + 8] = lower;
     }
 
     /// What each token adds, from what the units put down. Two units for each token.
@@ -406,20 +408,20 @@ impl Sums {
         let q = comptime!(blocks.chunk());
         let unit = UNIT_POS as usize;
         let token = unit % q;
-        let mut sum = self.corner[2 * token] + self.corner[2 * token + 1];
+        let mut sum = f32::new(0.0);
         if unit < q {
             #[unroll]
             for i in 0..4usize {
-                sum += self.own[4 * token + i];
+                sum += self.own[token + i * comptime!(blocks.p_stride())];
             }
             for i in 0..8 * (token / 16 + 1) {
-                sum += self.inside[i * q + token].extract(0usize);
+                sum += self.inside[i * comptime!(blocks.p_stride()) + token].extract(0usize);
             }
             self.upto[token] = One::new(sum);
         } else {
             #[unroll]
             for i in 0..4usize {
-                sum += self.leaving[4 * token + i];
+                sum += self.leaving[token + i * comptime!(blocks.p_stride())];
             }
             self.after[token] = One::new(sum);
         }
