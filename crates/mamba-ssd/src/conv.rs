@@ -45,8 +45,8 @@ fn convolve(
     bias: Option<Tensor<1>>,
     segments: Option<&Segments>,
 ) -> Tensor<3> {
-    #[cfg(feature = "flex")]
-    if crate::kernels::available(&window.device(), window.dtype()) {
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if weight.dtype() == window.dtype() && crate::kernels::available(&window.device(), window.dtype()) {
         let [b, rows, c] = window.dims();
         let k = weight.dims()[1];
         let reach = match segments {

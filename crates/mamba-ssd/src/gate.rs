@@ -12,7 +12,7 @@ use burn::tensor::activation::silu;
 /// If the shapes differ.
 pub fn silu_gate<const D: usize>(gate: Tensor<D>, value: Tensor<D>) -> Tensor<D> {
     assert_eq!(gate.dims(), value.dims(), "a gate has the shape of what it gates");
-    #[cfg(feature = "flex")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     if gate.dtype() == value.dtype() && crate::kernels::available(&gate.device(), gate.dtype()) {
         return crate::kernels::native_gate(gate, value);
     }

@@ -54,6 +54,7 @@ pub use mixer::{
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,
 };
 pub use segments::Segments;
+pub use softmax::causal_softmax;
 pub use ssd::{
     EVALUATIONS, Evaluation, SsdInput, SsdOutput, SsdStep, chunk_scan, materialize, matrix, recurrent, scan,
     segsum, step,

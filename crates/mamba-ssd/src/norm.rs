@@ -79,7 +79,7 @@ impl RmsNorm {
     /// Normalises the last axis of `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let (dtype, weight) = (x.dtype(), self.weight.val());
-        #[cfg(feature = "flex")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         if weight.dtype() == dtype && crate::kernels::available(&x.device(), dtype) {
             return crate::kernels::native_rms_norm(x, weight, self.epsilon);
         }

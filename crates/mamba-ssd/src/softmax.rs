@@ -12,9 +12,14 @@ use crate::norm::wide;
 /// A score that softmax turns into exactly 0.
 const MASKED: f64 = -1e30;
 
-/// Probabilities of `scores [b h t s]`, computed in f32 or wider, in the dtype of the scores.
-pub(crate) fn causal_softmax(scores: Tensor<4>, segments: Option<&Segments>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
+/// Probabilities of the scores of attention, computed in f32 or wider, in the dtype of the scores. Token `l`
+/// of `t` sees the columns up to `s - t + l`, from the first token of its document on.
+///
+/// # Shapes
+///
+/// `scores [b h t s]` with `s ≥ t`, and so the result.
+pub fn causal_softmax(scores: Tensor<4>, segments: Option<&Segments>) -> Tensor<4> {
+    #[cfg(any(feature = "flex", feature = "cube"))]
     if crate::kernels::available(&scores.device(), scores.dtype()) {
         let [b, _, t, _] = scores.dims();
         let first = match segments {

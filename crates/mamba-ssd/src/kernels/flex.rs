@@ -10,7 +10,10 @@ use super::conv::Conv;
 use super::gate;
 use super::ops::{KernelOps, SsdOps};
 use super::real::Real;
+use super::rms::Rms;
+use super::rows::RowOps;
 use super::scan::{Head, HeadGradients};
+use super::softmax::Rows;
 
 /// Runs `$body` with `$type` bound to the element type of `$tensor`.
 macro_rules! with_real {
@@ -236,5 +239,54 @@ impl Scan {
 
     fn state<R: burn::tensor::Element>(&self, flat: Vec<R>) -> FlexTensor {
         FlexTensor::from_data(TensorData::new(flat, [self.batch, self.heads, self.p, self.n]))
+    }
+}
+
+impl RowOps for Flex {
+    fn softmax_forward(scores: FloatTensor<Self>, first: IntTensor<Self>) -> FloatTensor<Self> {
+        let shape = scores.layout().shape().clone();
+        let [_, heads, t, s] = shape.dims::<4>();
+        let (scores, first) = (scores.to_contiguous(), integers(&first));
+        let rows = Rows { first: &first, heads, t, s };
+        with_real!(scores, R => {
+            FlexTensor::from_data(TensorData::new(rows.forward::<R>(scores.storage()), shape))
+        })
+    }
+
+    fn softmax_backward(probabilities: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = grad.layout().shape().clone();
+        let [.., s] = shape.dims::<4>();
+        let (p, grad) = (probabilities.to_contiguous(), grad.to_contiguous());
+        with_real!(p, R => {
+            FlexTensor::from_data(TensorData::new(Rows::backward::<R>(p.storage(), grad.storage(), s), shape))
+        })
+    }
+
+    fn rms_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        let shape = x.layout().shape().clone();
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        with_real!(x, R => {
+            let rms = Rms::<R> { weight: weight.storage(), epsilon };
+            FlexTensor::from_data(TensorData::new(rms.forward(x.storage()), shape))
+        })
+    }
+
+    fn rms_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = x.layout().shape().clone();
+        let of_weight = weight.layout().shape().clone();
+        let (x, weight, grad) = (x.to_contiguous(), weight.to_contiguous(), grad.to_contiguous());
+        with_real!(x, R => {
+            let rms = Rms::<R> { weight: weight.storage(), epsilon };
+            let (dx, dw) = rms.backward(x.storage(), grad.storage());
+            (
+                FlexTensor::from_data(TensorData::new(dx, shape)),
+                FlexTensor::from_data(TensorData::new(dw, of_weight)),
+            )
+        })
     }
 }

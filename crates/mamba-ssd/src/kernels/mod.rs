@@ -2,11 +2,10 @@
 //!
 //! The tensor-op forms in [`crate::ssd`] and [`crate::conv`] run everywhere and stay as oracle and
 //! fallback. Here are the same maps with their gradients as single operations, plugged into burn as
-//! backend extensions: on the Flex (CPU) backend SSD, the convolution and the gate; on every CubeCL
-//! backend SSD.
+//! backend extensions on the Flex (CPU) backend and on every CubeCL backend: SSD, the convolution, the gate,
+//! the RMS norm and the softmax of attention.
 
 mod autodiff;
-#[cfg(feature = "flex")]
 mod autodiff_layers;
 #[cfg(feature = "flex")]
 mod conv;
@@ -23,7 +22,6 @@ mod product;
 mod real;
 #[cfg(feature = "flex")]
 mod rms;
-#[cfg(feature = "flex")]
 mod rows;
 #[cfg(feature = "flex")]
 mod scan;
@@ -31,16 +29,11 @@ mod scan;
 mod softmax;
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::Tensor;
-#[cfg(feature = "flex")]
-use burn::tensor::{DType, Device, Int};
+use burn::tensor::{DType, Device, Int, Tensor};
 
-#[cfg(feature = "flex")]
-use ops::KernelOps;
-use ops::SsdOps;
+use ops::{KernelOps, SsdOps};
 #[cfg(feature = "cuda")]
 pub(crate) use product::native_product;
-#[cfg(feature = "flex")]
 pub(crate) use rows::{native_causal_softmax, native_rms_norm};
 
 #[cfg(feature = "cube")]
@@ -93,16 +86,21 @@ pub(crate) fn native_scan(input: &SsdInput) -> Option<SsdOutput> {
     Some(SsdOutput { y: Tensor::<4>::from_dispatch(y).cast(dtype), state: Tensor::from_dispatch(state) })
 }
 
-/// Whether the convolution and the gate have native kernels on `device` in `dtype`.
-#[cfg(feature = "flex")]
+/// Whether the maps beside SSD have native kernels on `device` in `dtype`.
+#[allow(unused_variables, reason = "without backends")]
 pub(crate) fn available(device: &Device, dtype: DType) -> bool {
-    let inner = device.clone().inner();
-    matches!(inner.as_dispatch(), DispatchDevice::Flex(_)) && matches!(dtype, DType::F32 | DType::F64)
+    match device.clone().inner().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => matches!(dtype, DType::F32 | DType::F64),
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(_) => matches!(dtype, DType::F32 | DType::F16 | DType::BF16),
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => false,
+    }
 }
 
 /// The causal convolution of `window [b k-1+t c]`, where token `[b, t]` may look back `reach[b, t]`
 /// tokens.
-#[cfg(feature = "flex")]
 pub(crate) fn native_conv1d(
     window: Tensor<3>,
     weight: Tensor<2>,
@@ -118,7 +116,6 @@ pub(crate) fn native_conv1d(
 }
 
 /// `silu(gate) ∘ value`.
-#[cfg(feature = "flex")]
 pub(crate) fn native_gate<const D: usize>(gate: Tensor<D>, value: Tensor<D>) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::gate_forward(gate.into_dispatch(), value.into_dispatch()))
 }

@@ -1,9 +1,9 @@
 //! The operations that a backend may implement natively.
 
-use burn::backend::tensor::FloatTensor;
-#[cfg(feature = "flex")]
-use burn::backend::tensor::IntTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, backend_extension};
+#[cfg(feature = "fusion")]
+use burn::tensor::Shape;
 
 /// The SSD map as one operation, with its gradients.
 ///
@@ -47,10 +47,15 @@ pub trait SsdOps: Backend {
 }
 
 /// Native forms of the maps beside SSD.
-#[cfg(feature = "flex")]
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion")
+)]
 pub trait KernelOps: Backend {
     /// `window [b k-1+t c]`, `weight [c k]`, `bias [c]`, `reach [b t]` to `[b t c]`.
+    #[fusion(dtype = window, shape = convolved(window, weight))]
     fn conv_forward(
         window: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -59,6 +64,10 @@ pub trait KernelOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// Gradients of window, weight and bias, given that of the result.
+    #[fusion(meta = |window, weight, _reach, grad| {
+        let bias = burn::backend::fusion::custom::TensorSpec::new([weight.shape[0]].into(), grad.dtype);
+        (window.clone(), weight.clone(), bias)
+    })]
     fn conv_backward(
         window: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -67,12 +76,20 @@ pub trait KernelOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
     /// `silu(gate) ∘ value`, for two tensors of one shape.
+    #[fusion(dtype = value, shape = value)]
     fn gate_forward(gate: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Gradients of gate and value, given that of the result.
+    #[fusion(meta = |gate, value, _grad| (gate.clone(), value.clone()))]
     fn gate_backward(
         gate: FloatTensor<Self>,
         value: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// `[b t c]` of a window `[b k-1+t c]` and a weight `[c k]`.
+#[cfg(feature = "fusion")]
+fn convolved(window: &Shape, weight: &Shape) -> Shape {
+    Shape::new([window[0], window[1] + 1 - weight[1], window[2]])
 }

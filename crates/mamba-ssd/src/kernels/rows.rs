@@ -7,13 +7,8 @@ use burn::backend::autodiff::{
     ops::{Backward, Ops, OpsKind},
 };
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Int, Tensor, TensorData};
-use burn_flex::FlexTensor;
-
-use super::flex::{integers, with_real};
-use super::rms::Rms;
-use super::softmax::Rows;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
+use burn::tensor::{Int, Tensor};
 
 /// The softmax of `scores [b h t s]` over the columns from `first [b t]` to the token's own, which is
 /// the last one for the last token.
@@ -27,73 +22,33 @@ pub(crate) fn native_rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, e
 }
 
 /// Native forms of operations on rows.
-#[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion")
+)]
 pub trait RowOps: Backend {
     /// `scores [b h t s]` and the first visible column `[b t]` to probabilities.
+    #[fusion(dtype = scores, shape = scores)]
     fn softmax_forward(scores: FloatTensor<Self>, first: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// Gradient of the scores, given the probabilities and their gradient.
+    #[fusion(dtype = grad, shape = grad)]
     fn softmax_backward(probabilities: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// The RMS norm of `x [.. d]`, scaled by `weight [d]`.
+    #[fusion(dtype = x, shape = x)]
     fn rms_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self>;
 
     /// Gradients of x and weight, given that of the result.
+    #[fusion(meta = |x, weight, _grad, _epsilon| (x.clone(), weight.clone()))]
     fn rms_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-}
-
-impl RowOps for Flex {
-    fn softmax_forward(scores: FloatTensor<Self>, first: IntTensor<Self>) -> FloatTensor<Self> {
-        let shape = scores.layout().shape().clone();
-        let [_, heads, t, s] = shape.dims::<4>();
-        let (scores, first) = (scores.to_contiguous(), integers(&first));
-        let rows = Rows { first: &first, heads, t, s };
-        with_real!(scores, R => {
-            FlexTensor::from_data(TensorData::new(rows.forward::<R>(scores.storage()), shape))
-        })
-    }
-
-    fn softmax_backward(probabilities: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        let shape = grad.layout().shape().clone();
-        let [.., s] = shape.dims::<4>();
-        let (p, grad) = (probabilities.to_contiguous(), grad.to_contiguous());
-        with_real!(p, R => {
-            FlexTensor::from_data(TensorData::new(Rows::backward::<R>(p.storage(), grad.storage(), s), shape))
-        })
-    }
-
-    fn rms_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        let shape = x.layout().shape().clone();
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        with_real!(x, R => {
-            let rms = Rms::<R> { weight: weight.storage(), epsilon };
-            FlexTensor::from_data(TensorData::new(rms.forward(x.storage()), shape))
-        })
-    }
-
-    fn rms_backward(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let shape = x.layout().shape().clone();
-        let of_weight = weight.layout().shape().clone();
-        let (x, weight, grad) = (x.to_contiguous(), weight.to_contiguous(), grad.to_contiguous());
-        with_real!(x, R => {
-            let rms = Rms::<R> { weight: weight.storage(), epsilon };
-            let (dx, dw) = rms.backward(x.storage(), grad.storage());
-            (
-                FlexTensor::from_data(TensorData::new(dx, shape)),
-                FlexTensor::from_data(TensorData::new(dw, of_weight)),
-            )
-        })
-    }
 }
 
 #[derive(Debug)]

@@ -14,6 +14,7 @@ mod decays;
 mod forward;
 mod gradients;
 mod groups;
+mod layers;
 mod map;
 mod mma;
 mod spans;

@@ -1,0 +1,107 @@
+//! The maps beside SSD on every CubeCL backend: convolution, gate, RMS norm, softmax.
+//!
+//! Each reads its inputs once or twice and writes its results once, computes in f32 and rounds at the end.
+//! Sums over tokens are of parts in a fixed order, without atomics.
+
+mod conv;
+mod gate;
+mod reduce;
+mod rms;
+mod softmax;
+
+use burn::backend::TensorMetadata;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::calculate_cube_count_elemwise;
+use cubecl::prelude::*;
+
+use crate::kernels::ops::KernelOps;
+use crate::kernels::rows::RowOps;
+
+/// Units of a cube that works on one row.
+const UNITS: usize = 128;
+
+/// Numbers in an access: four where rows divide into fours.
+fn wide(row: usize) -> usize {
+    if row.is_multiple_of(4) { 4 } else { 1 }
+}
+
+/// A contiguous array beside `like`.
+fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), dtype)
+}
+
+fn empty_like(like: &CubeTensor) -> CubeTensor {
+    empty(like, like.shape(), like.dtype)
+}
+
+/// As many cubes as `units` units fill.
+fn cubes(like: &CubeTensor, units: usize) -> (CubeCount, CubeDim) {
+    let dim = CubeDim::new(&like.client, units);
+    (calculate_cube_count_elemwise(&like.client, units, dim), dim)
+}
+
+/// One cube for each row, in a grid no axis of which is too long for any backend.
+fn cube_for_each(rows: usize) -> CubeCount {
+    const LONGEST: usize = 1 << 15;
+    let high = rows.div_ceil(LONGEST);
+    CubeCount::Static(rows.div_ceil(high) as u32, high as u32, 1)
+}
+
+impl KernelOps for CubeBackend {
+    fn conv_forward(
+        window: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        reach: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        conv::forward(window, weight, bias, reach)
+    }
+
+    fn conv_backward(
+        window: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        reach: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        conv::backward(window, weight, reach, grad)
+    }
+
+    fn gate_forward(gate: FloatTensor<Self>, value: FloatTensor<Self>) -> FloatTensor<Self> {
+        gate::forward(gate, value)
+    }
+
+    fn gate_backward(
+        gate: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        gate::backward(gate, value, grad)
+    }
+}
+
+impl RowOps for CubeBackend {
+    fn softmax_forward(scores: FloatTensor<Self>, first: IntTensor<Self>) -> FloatTensor<Self> {
+        softmax::forward(scores, first)
+    }
+
+    fn softmax_backward(probabilities: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        softmax::backward(probabilities, grad)
+    }
+
+    fn rms_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        rms::forward(x, weight, epsilon)
+    }
+
+    fn rms_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        rms::backward(x, weight, grad, epsilon)
+    }
+}

@@ -1,0 +1,192 @@
+//! The maps beside SSD that a device computes natively, against f64 loops, forward and backward, in every
+//! dtype, at sizes of models: gate, RMS norm, softmax of attention, convolution.
+
+use burn::module::Param;
+use burn::tensor::{DType, Tensor};
+use mamba_ssd::conv::causal_conv1d;
+use mamba_ssd::norm::NormConfig;
+use mamba_ssd::{Segments, causal_softmax, silu_gate};
+use mamba_ssd_tests::device::{device, dtypes};
+use mamba_ssd_tests::evaluate::{tensor, values};
+use mamba_ssd_tests::limits::relative_error;
+use mamba_ssd_tests::problem::round;
+use mamba_ssd_tests::rng::Rng;
+
+/// Ten times what was measured; the rounding of the results is most of it.
+fn limit(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => 1e-13,
+        DType::F32 => 2e-6,
+        _ => 2.5e-2,
+    }
+}
+
+fn assert_close(what: &str, dtype: DType, got: &[f64], want: &[f64]) {
+    let (error, limit) = (relative_error(got, want, want), limit(dtype));
+    assert!(error <= limit, "{what} in {dtype:?}: relative error {error:.1e} above {limit:.0e}");
+}
+
+/// Standard normal numbers of which every one is exact in `dtype`.
+fn normals(seed: u64, count: usize, dtype: DType) -> Vec<f64> {
+    round(Rng::new(seed).normals(count), dtype)
+}
+
+/// An operation's result and the gradients of its inputs, given that of the result.
+fn run<const D: usize, const N: usize>(
+    inputs: [Tensor<D>; N],
+    grad: Tensor<D>,
+    operation: impl Fn([Tensor<D>; N]) -> Tensor<D>,
+) -> (Vec<f64>, [Vec<f64>; N]) {
+    let inputs = inputs.map(|input| input.require_grad());
+    let y = operation(inputs.clone());
+    let grads = (y.clone() * grad).sum().backward();
+    (values(y), inputs.map(|input| values(input.grad(&grads).expect("a gradient"))))
+}
+
+#[test]
+fn the_gate_and_its_gradients_equal_plain_loops() {
+    let device = device().autodiff();
+    for dtype in dtypes() {
+        for (i, shape) in [[3, 5, 64], [2, 7, 33], [1, 1, 4096]].into_iter().enumerate() {
+            let count = shape.iter().product();
+            let [gate, value, grad] = [0, 1, 2].map(|j| normals(10 * i as u64 + j, count, dtype));
+            let on_device = |x: &[f64]| tensor(x, shape, dtype, &device);
+            let inputs = [on_device(&gate), on_device(&value)];
+            let (y, [to_gate, to_value]) =
+                run(inputs, on_device(&grad), |[gate, value]| silu_gate(gate, value));
+
+            let open = |x: f64| 1.0 / (1.0 + (-x).exp());
+            let map = |f: &dyn Fn(f64, f64, f64) -> f64| -> Vec<f64> {
+                (0..count).map(|i| f(gate[i], value[i], grad[i])).collect()
+            };
+            assert_close("gated", dtype, &y, &map(&|g, v, _| g * open(g) * v));
+            assert_close("gradient of the value", dtype, &to_value, &map(&|g, _, d| d * g * open(g)));
+            let of_gate = map(&|g, v, d| d * v * open(g) * (1.0 + g * (1.0 - open(g))));
+            assert_close("gradient of the gate", dtype, &to_gate, &of_gate);
+        }
+    }
+}
+
+#[test]
+fn the_rms_norm_and_its_gradients_equal_plain_loops() {
+    const EPSILON: f64 = 1e-3;
+    let device = device().autodiff();
+    for dtype in dtypes() {
+        for (i, (rows, d)) in [(70, 576), (3, 33), (130, 64), (2, 2048)].into_iter().enumerate() {
+            let seed = 10 * i as u64;
+            let (x, grad) = (normals(seed, rows * d, dtype), normals(seed + 1, rows * d, dtype));
+            let weight = normals(seed + 2, d, dtype);
+            let mut norm = NormConfig::new(d).with_epsilon(EPSILON).init_rms(&device);
+            norm.weight = Param::from_tensor(tensor(&weight, [d], dtype, &device)); // requires a gradient
+            let input = tensor(&x, [1, rows, d], dtype, &device).require_grad();
+            let y = norm.forward(input.clone());
+            let grads = (y.clone() * tensor(&grad, [1, rows, d], dtype, &device)).sum().backward();
+
+            let (mut want, mut dx, mut dw) = (vec![], vec![], vec![0.0; d]);
+            for (x, grad) in x.chunks(d).zip(grad.chunks(d)) {
+                let mean = x.iter().map(|x| x * x).sum::<f64>() / d as f64;
+                let scale = 1.0 / (mean + EPSILON).sqrt();
+                let along =
+                    (0..d).map(|i| grad[i] * weight[i] * x[i]).sum::<f64>() / d as f64 * scale * scale;
+                for i in 0..d {
+                    want.push(x[i] * scale * weight[i]);
+                    dx.push(scale * (grad[i] * weight[i] - along * x[i]));
+                    dw[i] += scale * grad[i] * x[i];
+                }
+            }
+            assert_close("RMS norm", dtype, &values(y), &want);
+            let of_x = values(input.grad(&grads).expect("a gradient of x"));
+            assert_close("gradient of x", dtype, &of_x, &dx);
+            let of_weight = values(norm.weight.val().grad(&grads).expect("a gradient of the weight"));
+            assert_close("gradient of the weight", dtype, &of_weight, &dw);
+        }
+    }
+}
+
+#[test]
+fn the_softmax_and_its_gradient_equal_plain_loops() {
+    let device = device().autodiff();
+    let documents = vec![vec![1, 19, 17], vec![30, 7]];
+    for dtype in dtypes() {
+        for (t, s, packed) in [(37, 37, false), (37, 37, true), (5, 300, false), (1, 4, false)] {
+            let shape = [2, 3, t, s];
+            let count = shape.iter().product();
+            let scores: Vec<f64> = normals(t as u64, count, dtype).iter().map(|x| 4.0 * x).collect();
+            let grad = normals(s as u64 + 1, count, dtype);
+            let segments = packed.then(|| Segments::from_lengths(&documents, &device));
+            let on_device = |x: &[f64]| tensor(x, shape, dtype, &device);
+            let (p, [dx]) = run([on_device(&scores)], on_device(&grad), |[scores]| {
+                causal_softmax(scores, segments.as_ref())
+            });
+
+            let (mut want, mut want_dx) = (vec![0.0; count], vec![0.0; count]);
+            for row in 0..2 * 3 * t {
+                let (batch, token) = (row / (3 * t), row % t);
+                let start = if packed { start_of(&documents[batch], token) } else { 0 };
+                let seen = row * s + start..row * s + s - t + token + 1;
+                let top = scores[seen.clone()].iter().copied().fold(f64::MIN, f64::max);
+                let sum: f64 = scores[seen.clone()].iter().map(|x| (x - top).exp()).sum();
+                for i in seen.clone() {
+                    want[i] = (scores[i] - top).exp() / sum;
+                }
+                let mean: f64 = seen.clone().map(|i| want[i] * grad[i]).sum();
+                for i in seen {
+                    want_dx[i] = want[i] * (grad[i] - mean);
+                }
+            }
+            assert_close("softmax", dtype, &p, &want);
+            assert_close("gradient of the scores", dtype, &dx, &want_dx);
+        }
+    }
+}
+
+/// First token of the document that holds `token`.
+fn start_of(lengths: &[usize], token: usize) -> usize {
+    let mut start = 0;
+    for length in lengths {
+        if token < start + length {
+            break;
+        }
+        start += length;
+    }
+    start
+}
+
+#[test]
+fn a_long_convolution_and_its_gradients_equal_plain_loops() {
+    let device = device().autodiff();
+    for dtype in dtypes() {
+        for (b, t, c, k) in [(2, 300, 8, 4), (1, 129, 6, 3)] {
+            let [x, grad] = [0, 1].map(|seed| normals(seed, b * t * c, dtype));
+            let weight = normals(2, c * k, dtype);
+            let bias = normals(3, c, dtype);
+            let input = tensor(&x, [b, t, c], dtype, &device).require_grad();
+            let taps = tensor(&weight, [c, k], dtype, &device).require_grad();
+            let shift = tensor(&bias, [c], dtype, &device).require_grad();
+            let (y, _) = causal_conv1d(input.clone(), taps.clone(), Some(shift.clone()), None, None);
+            let grads = (y.clone() * tensor(&grad, [b, t, c], dtype, &device)).sum().backward();
+
+            let mut want: Vec<f64> = bias.iter().copied().cycle().take(b * t * c).collect();
+            let (mut dx, mut dw, mut db) = (vec![0.0; b * t * c], vec![0.0; c * k], vec![0.0; c]);
+            for (row, token, channel) in indices(b, t, c) {
+                let at = (row * t + token) * c + channel;
+                db[channel] += grad[at];
+                for j in (0..k).filter(|j| token + j + 1 >= k) {
+                    let from = (row * t + token + j + 1 - k) * c + channel;
+                    want[at] += weight[channel * k + j] * x[from];
+                    dx[from] += weight[channel * k + j] * grad[at];
+                    dw[channel * k + j] += x[from] * grad[at];
+                }
+            }
+            assert_close("convolution", dtype, &values(y), &want);
+            let of = |x: Option<Vec<f64>>| x.expect("a gradient");
+            assert_close("gradient of x", dtype, &of(input.grad(&grads).map(values)), &dx);
+            assert_close("gradient of the weight", dtype, &of(taps.grad(&grads).map(values)), &dw);
+            assert_close("gradient of the bias", dtype, &of(shift.grad(&grads).map(values)), &db);
+        }
+    }
+}
+
+fn indices(b: usize, t: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..b * t * c).map(move |i| (i / (t * c), i / c % t, i % c))
+}
