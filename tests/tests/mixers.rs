@@ -349,3 +349,17 @@ fn assert_meets<const D: usize>(what: &str, got: Tensor<D>, want: &[f64]) {
     let (error, limit) = (relative_error(&values(got), want, want), mixer_limit(widest()));
     assert!(error <= limit, "{what}: relative error {error:.1e} above {limit:.0e}");
 }
+
+#[test]
+fn a_step_leaves_a_state_that_is_held_elsewhere_as_it_was() {
+    check("mixers", 24, cases(), |case: &Case| {
+        let (dtype, device) = (widest(), device());
+        let (mixer, u) = (case.mixer(dtype, &device), case.u(dtype, &device));
+        let (_, held) = mixer.prefill(u.clone(), mixer.init_state(case.b, &device));
+        let token = u.narrow(1, 0, 1).squeeze_dim::<2>(1);
+        let (first, after_first) = mixer.step(token.clone(), held.clone());
+        let (again, after_again) = mixer.step(token, held);
+        assert_close("outputs", again, first);
+        assert_same_state(after_first, after_again);
+    });
+}

@@ -27,6 +27,8 @@ mod rows;
 mod scan;
 #[cfg(feature = "flex")]
 mod softmax;
+#[cfg(feature = "cube")]
+mod step;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -35,6 +37,8 @@ use ops::{KernelOps, SsdOps};
 #[cfg(feature = "cuda")]
 pub(crate) use product::native_product;
 pub(crate) use rows::{native_causal_softmax, native_rms_norm};
+#[cfg(feature = "cube")]
+pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep};
 
 #[cfg(feature = "cube")]
 pub use cube::emulate_tensor_cores;

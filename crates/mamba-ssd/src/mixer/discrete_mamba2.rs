@@ -21,6 +21,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
+#[cfg(feature = "cube")]
+use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
 use crate::norm::wide;
 use crate::{Segments, SsdInput, SsdStep, materialize, project, silu_gate, step};
 
@@ -155,10 +157,19 @@ impl DiscreteMamba2 {
     }
 
     fn project(&self, u: Tensor<3>, carried: Option<Tensor<3>>, segments: Option<&Segments>) -> Projected {
+        self.split(project(&self.in_proj, u), carried, segments)
+    }
+
+    /// The parts of the input projection's rows, `[b t w]`.
+    fn split(
+        &self,
+        projected: Tensor<3>,
+        carried: Option<Tensor<3>>,
+        segments: Option<&Segments>,
+    ) -> Projected {
         let (conv_dim, inner) = (self.config.conv_dim(), self.config.d_inner());
         let (heads, groups) = (self.config.n_heads, self.config.groups());
         let bc = groups * self.config.d_state;
-        let projected = project(&self.in_proj, u);
         let z = projected.clone().narrow(2, conv_dim, inner);
         let a = projected.clone().narrow(2, conv_dim + inner, heads);
         let (xbc, conv) = self.conv1d.forward(projected.narrow(2, 0, conv_dim), carried, segments);
@@ -169,6 +180,33 @@ impl DiscreteMamba2 {
         let c = split_heads(xbc.narrow(2, inner + bc, bc), groups);
         let input = SsdInput::new(x, log_decay(a), b, c).with_segments(segments.cloned());
         Projected { input, z, conv }
+    }
+
+    /// One token for the native step.
+    #[cfg(feature = "cube")]
+    fn token(&self, projected: Tensor<2>, window: Tensor<3>, state: Tensor<4>) -> TokenStep {
+        let config = &self.config;
+        let z_bias = self.z_bias.as_ref().map(|bias| bias.val());
+        TokenStep {
+            projected,
+            window,
+            state,
+            weight: self.conv1d.weight.val(),
+            bias: self.conv1d.bias.as_ref().map(|bias| bias.val()),
+            d: self.d.val(),
+            conv: ConvStep {
+                first: 0,
+                bias: self.conv1d.bias.is_some(),
+                silu: config.activation == Activation::Silu,
+            },
+            step: StateStep {
+                groups: config.groups(),
+                decay: config.conv_dim() + config.d_inner(),
+                gate: config.conv_dim(),
+                form: StepForm::Discrete { z_bias: z_bias.is_some() },
+            },
+            vectors: z_bias.into_iter().collect(),
+        }
     }
 
     fn gate<const D: usize>(&self, y: Tensor<D>, z: Tensor<D>) -> Tensor<D> {
@@ -229,7 +267,13 @@ impl MatrixMixer for DiscreteMamba2 {
 
     fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let (conv, ssm) = state.into_ssm();
-        let projected = self.project(u.unsqueeze_dim::<3>(1), Some(conv), None);
+        let projected = project(&self.in_proj, u);
+        #[cfg(feature = "cube")]
+        let (projected, conv, ssm) = match self.token(projected, conv, ssm).run() {
+            Ok((y, conv, ssm)) => return (project(&self.out_proj, y), MixerState::Ssm { conv, ssm }),
+            Err(token) => (token.projected, token.window, token.state),
+        };
+        let projected = self.split(projected.unsqueeze_dim::<3>(1), Some(conv), None);
         let token = SsdStep::first_of(projected.input);
         let [b, h, p] = token.x.dims();
         let skip = token.x.clone() * self.d.val().reshape([1, h, 1]);

@@ -20,6 +20,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
+#[cfg(feature = "cube")]
+use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
 use crate::norm::{GatedRmsNorm, NormConfig, wide};
 use crate::{Segments, SsdInput, SsdStep, materialize, project, step};
 
@@ -162,10 +164,19 @@ impl Mamba2 {
     }
 
     fn project(&self, u: Tensor<3>, carried: Option<Tensor<3>>, segments: Option<&Segments>) -> Projected {
+        self.split(project(&self.in_proj, u), carried, segments)
+    }
+
+    /// The parts of the input projection's rows, `[b t w]`.
+    fn split(
+        &self,
+        projected: Tensor<3>,
+        carried: Option<Tensor<3>>,
+        segments: Option<&Segments>,
+    ) -> Projected {
         let (inner, conv_dim) = (self.config.d_inner(), self.config.conv_dim());
         let (heads, groups) = (self.config.n_heads(), self.config.ngroups);
         let bc = groups * self.config.d_state;
-        let projected = project(&self.in_proj, u);
         let z = projected.clone().narrow(2, 0, inner);
         let dt = projected.clone().narrow(2, inner + conv_dim, heads);
         let (xbc, conv) = self.conv1d.forward(projected.narrow(2, inner, conv_dim), carried, segments);
@@ -177,6 +188,28 @@ impl Mamba2 {
             c: split_heads(xbc.narrow(2, inner + bc, bc), groups),
             z,
             conv,
+        }
+    }
+
+    /// One token for the native step.
+    #[cfg(feature = "cube")]
+    fn token(&self, projected: Tensor<2>, window: Tensor<3>, state: Tensor<4>) -> TokenStep {
+        let config = &self.config;
+        TokenStep {
+            projected,
+            window,
+            state,
+            weight: self.conv1d.weight.val(),
+            bias: self.conv1d.bias.as_ref().map(|bias| bias.val()),
+            d: self.d.val(),
+            vectors: vec![self.dt_bias.val(), self.a_log.val()],
+            conv: ConvStep { first: config.d_inner(), bias: self.conv1d.bias.is_some(), silu: true },
+            step: StateStep {
+                groups: config.ngroups,
+                decay: config.d_inner() + config.conv_dim(),
+                gate: 0,
+                form: StepForm::StepSize,
+            },
         }
     }
 
@@ -245,7 +278,17 @@ impl MatrixMixer for Mamba2 {
 
     fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let (conv, ssm) = state.into_ssm();
-        let projected = self.project(u.unsqueeze_dim::<3>(1), Some(conv), None);
+        let projected = project(&self.in_proj, u);
+        #[cfg(feature = "cube")]
+        let (projected, conv, ssm) = match self.token(projected.clone(), conv, ssm).run() {
+            Ok((y, conv, ssm)) => {
+                let z = projected.narrow(1, 0, self.config.d_inner()).unsqueeze_dim::<3>(1);
+                let out = self.gate(y.unsqueeze_dim(1), z).squeeze_dim(1);
+                return (out, MixerState::Ssm { conv, ssm });
+            }
+            Err(token) => (token.projected, token.window, token.state),
+        };
+        let projected = self.split(projected.unsqueeze_dim::<3>(1), Some(conv), None);
         let token = SsdStep::first_of(self.ssd_input(&projected, None));
         let [b, h, p] = token.x.dims();
         let skip = projected.x.squeeze_dim::<3>(1) * self.d.val().reshape([1, h, 1]);

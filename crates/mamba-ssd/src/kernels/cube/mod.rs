@@ -33,7 +33,7 @@ use map::Map;
 pub use tensor_cores::emulate_tensor_cores;
 
 /// Rows of the state that a unit can hold in registers.
-const WIDEST: usize = 128;
+pub(super) const WIDEST: usize = 128;
 
 /// Whether the kernels take values of `dtype` with head dimension `p` and state size `n`.
 pub(super) fn fits(client: &Client, dtype: DType, p: usize, n: usize) -> bool {

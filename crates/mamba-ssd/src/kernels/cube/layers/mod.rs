@@ -8,6 +8,7 @@ mod gate;
 mod reduce;
 mod rms;
 mod softmax;
+mod step;
 
 use burn::backend::TensorMetadata;
 use burn::backend::tensor::{FloatTensor, IntTensor};

@@ -1,0 +1,129 @@
+//! One token of an SSM mixer between its projections, in two operations.
+//!
+//! ```text
+//! [x B C] = act(conv(projected))              the window moves on by a token
+//! S ← a S + Δ x ⊗ B,   y = S C + D x          the state is read and written once
+//! y ← y silu(z + z_bias)                      where the mixer gates without a norm
+//! ```
+//!
+//! Window and state are updated in place where nothing else holds them, so that a decoding loop runs in
+//! the same buffers from token to token, as a captured graph needs. No gradients.
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, DispatchDevice, backend_extension};
+use burn::tensor::{DType, Tensor};
+
+use super::cube::WIDEST;
+
+/// Where in a row of the input projection the convolution's channels begin, and what follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvStep {
+    pub first: usize,
+    pub bias: bool,
+    pub silu: bool,
+}
+
+/// Where in a row of the input projection the decays and the gate begin, and what the mixer does with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateStep {
+    pub groups: usize,
+    pub decay: usize,
+    pub gate: usize,
+    pub form: StepForm,
+}
+
+/// The two mixers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepForm {
+    /// `a = σ(-A_log)`, and y is gated with `silu(z)`, with a bias of its own or none.
+    Discrete { z_bias: bool },
+    /// `Δ = softplus(dt + dt_bias)`, `a = exp(-Δ exp(A_log))`; y is gated by the norm that follows.
+    StepSize,
+}
+
+/// The two operations.
+#[backend_extension(Cube: cfg(feature = "cube"), Fusion: cfg(feature = "fusion"))]
+pub trait StepOps: Backend {
+    /// `projected [b w]`, `window [b k-1 c]`, `weight [c k]`, `bias [c]` (any array without one) to `[b c]` and
+    /// the next window.
+    #[fusion(meta = |projected, window, weight, _bias, _step| {
+        let out = [projected.shape[0], weight.shape[0]].into();
+        (burn::backend::fusion::custom::TensorSpec::new(out, projected.dtype), window.clone())
+    })]
+    fn conv_step(
+        projected: FloatTensor<Self>,
+        window: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        step: ConvStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// `xbc [b c]`, `projected [b w]`, `state [b h p n]`, `d [h]` and the mixer's other two vectors (any arrays
+    /// where it has none) to `[b h·p]` and the next state.
+    #[fusion(meta = |_xbc, projected, state, _d, _first, _second, _step| {
+        let out = [projected.shape[0], state.shape[1] * state.shape[2]].into();
+        (burn::backend::fusion::custom::TensorSpec::new(out, projected.dtype), state.clone())
+    })]
+    fn state_step(
+        xbc: FloatTensor<Self>,
+        projected: FloatTensor<Self>,
+        state: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: StateStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// The parameters and states of a mixer's step.
+pub(crate) struct TokenStep {
+    /// Row of the input projection, `[b w]`.
+    pub projected: Tensor<2>,
+    /// Window of the convolution, `[b k-1 c]`.
+    pub window: Tensor<3>,
+    /// State, `[b h p n]`.
+    pub state: Tensor<4>,
+    /// Taps, `[c k]`.
+    pub weight: Tensor<2>,
+    /// The convolution's bias, `[c]`.
+    pub bias: Option<Tensor<1>>,
+    /// Skip term, `[h]`.
+    pub d: Tensor<1>,
+    /// `z_bias [h·p]` or nothing, or `dt_bias [h]` and `A_log [h]`.
+    pub vectors: Vec<Tensor<1>>,
+    pub conv: ConvStep,
+    pub step: StateStep,
+}
+
+impl TokenStep {
+    /// `y [b h·p]`, the window and the state after the token; or the step as it was where the device has no
+    /// native one, or gradients are wanted.
+    pub fn run(self) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Self> {
+        if !self.available() {
+            return Err(self);
+        }
+        let d = self.d.into_dispatch();
+        let bias = self.bias.map_or_else(|| d.clone(), |bias| bias.into_dispatch());
+        let projected = self.projected.into_dispatch();
+        let (window, weight) = (self.window.into_dispatch(), self.weight.into_dispatch());
+        let (xbc, window) = Dispatch::conv_step(projected.clone(), window, weight, bias, self.conv);
+        let mut vectors = self.vectors.into_iter().map(|vector| vector.into_dispatch());
+        let mut vector = || vectors.next().unwrap_or_else(|| d.clone());
+        let (first, second) = (vector(), vector());
+        let state = self.state.into_dispatch();
+        let (y, state) = Dispatch::state_step(xbc, projected, state, d, first, second, self.step);
+        Ok((Tensor::from_dispatch(y), Tensor::from_dispatch(window), Tensor::from_dispatch(state)))
+    }
+
+    /// Everything in one dtype but the state, which is in f32.
+    fn available(&self) -> bool {
+        let (dtype, device) = (self.projected.dtype(), self.projected.device());
+        let vectors = self.bias.iter().chain(&self.vectors).chain([&self.d]);
+        let alike = self.weight.dtype() == dtype
+            && self.window.dtype() == dtype
+            && vectors.into_iter().all(|vector| vector.dtype() == dtype);
+        let native = matches!(device.as_dispatch(), DispatchDevice::Cube(_));
+        let fits = self.state.dims()[3] <= WIDEST;
+        alike && native && fits && self.state.dtype() == DType::F32 && !device.is_autodiff()
+    }
+}
