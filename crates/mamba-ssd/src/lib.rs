@@ -32,6 +32,7 @@
 
 mod backbone;
 pub mod conv;
+mod decoder;
 mod gate;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod kernels;
@@ -44,6 +45,7 @@ mod softmax;
 mod ssd;
 
 pub use backbone::{Backbone, State};
+pub use decoder::Decoder;
 pub use gate::silu_gate;
 #[cfg(feature = "cube")]
 #[doc(hidden)]

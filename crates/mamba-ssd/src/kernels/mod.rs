@@ -38,7 +38,7 @@ use ops::{KernelOps, SsdOps};
 pub(crate) use product::native_product;
 pub(crate) use rows::{native_causal_softmax, native_rms_norm};
 #[cfg(feature = "cube")]
-pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep};
+pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep, overwrite_float, overwrite_int};
 
 #[cfg(feature = "cube")]
 pub use cube::emulate_tensor_cores;

@@ -9,9 +9,9 @@
 //! Window and state are updated in place where nothing else holds them, so that a decoding loop runs in
 //! the same buffers from token to token, as a captured graph needs. No gradients.
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, DispatchDevice, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 use super::cube::WIDEST;
 
@@ -73,6 +73,26 @@ pub trait StepOps: Backend {
         second: FloatTensor<Self>,
         step: StateStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// Writes the numbers of `source` into the buffer of `target`, whoever else holds it.
+    #[fusion(dtype = target, shape = target)]
+    fn overwrite_float(target: FloatTensor<Self>, source: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The same for integers.
+    #[fusion(dtype = target, shape = target)]
+    fn overwrite_int(target: IntTensor<Self>, source: IntTensor<Self>) -> IntTensor<Self>;
+}
+
+/// Writes `source` into the buffer of `target`: for buffers that a recorded graph reads.
+pub(crate) fn overwrite_float<const D: usize>(target: Tensor<D>, source: Tensor<D>) -> Tensor<D> {
+    let source = source.cast(target.dtype());
+    Tensor::from_dispatch(Dispatch::overwrite_float(target.into_dispatch(), source.into_dispatch()))
+}
+
+/// The same for integers.
+pub(crate) fn overwrite_int(target: Tensor<1, Int>, source: Tensor<1, Int>) -> Tensor<1, Int> {
+    let source = source.cast(target.dtype());
+    Tensor::from_dispatch(Dispatch::overwrite_int(target.into_dispatch(), source.into_dispatch()))
 }
 
 /// The parameters and states of a mixer's step.

@@ -91,6 +91,19 @@ impl MixerState {
         }
     }
 
+    /// Whether it keeps its size from token to token.
+    pub fn is_constant(&self) -> bool {
+        matches!(self, Self::Ssm { .. })
+    }
+
+    /// Rows of the batch.
+    pub fn batch(&self) -> usize {
+        match self {
+            Self::Attention { k, .. } => k.dims()[0],
+            Self::Ssm { ssm, .. } => ssm.dims()[0],
+        }
+    }
+
     /// Bytes held for the whole batch.
     pub fn bytes(&self) -> usize {
         let of = |elements: usize, dtype: DType| elements * dtype.size();

@@ -2,7 +2,7 @@
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
@@ -187,7 +187,32 @@ fn own(tensor: CubeTensor) -> CubeTensor {
     if tensor.can_mut() { tensor } else { tensor.copy() }
 }
 
+#[cube(launch)]
+fn copy_into<E: Numeric>(source: &[E], target: &mut [E], #[define(E)] _dtype: ElemType) {
+    if ABSOLUTE_POS < target.len() {
+        target[ABSOLUTE_POS] = source[ABSOLUTE_POS];
+    }
+}
+
+fn overwrite(target: CubeTensor, source: CubeTensor) -> CubeTensor {
+    let source = into_contiguous(source);
+    let units = target.shape().num_elements();
+    let (count, dim) = cubes(&target, units);
+    let dtype = dtype_to_storage_type(target.dtype);
+    let (from, to) = (source.into_buffer_arg(), target.clone().into_buffer_arg());
+    copy_into::launch(&target.client, count, dim, from, to, dtype);
+    target
+}
+
 impl StepOps for CubeBackend {
+    fn overwrite_float(target: FloatTensor<Self>, source: FloatTensor<Self>) -> FloatTensor<Self> {
+        overwrite(target, source)
+    }
+
+    fn overwrite_int(target: IntTensor<Self>, source: IntTensor<Self>) -> IntTensor<Self> {
+        overwrite(target, source)
+    }
+
     fn conv_step(
         projected: FloatTensor<Self>,
         window: FloatTensor<Self>,

@@ -1,0 +1,151 @@
+//! Decoding without launch overhead: one step captured as a graph and replayed.
+//!
+//! A step of a small batch is hundreds of short kernels, and starting each costs more than running it. Where
+//! the device records graphs (CUDA, ROCm, wgpu), [`Decoder`] records one step over fixed buffers and then
+//! starts all of it at once. Elsewhere, and for models with a key-value cache, whose step grows, it runs the
+//! step as it is.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use burn::tensor::{Device, Graph, Int, Tensor, capture};
+
+use crate::{Backbone, MixerState, State};
+
+/// A model that decodes a batch of fixed size, one token a row at a time.
+///
+/// It stays on the thread that made it, whose stream of work its graph belongs to.
+///
+/// # Example
+///
+/// ```ignore
+/// let (logits, state) = model.prefill(prompt, model.init_state(1, &device));
+/// let mut decoder = Decoder::new(model, state, &device);
+/// let logits = decoder.step(tokens); // [b v]
+/// ```
+pub struct Decoder {
+    step: Step,
+    inputs: Rc<RefCell<Inputs>>,
+}
+
+/// What a step reads: in fixed buffers where it is recorded.
+struct Inputs {
+    tokens: Tensor<1, Int>,
+    state: Option<State>,
+}
+
+type Run = Box<dyn FnMut() -> Tensor<2>>;
+
+enum Step {
+    Recorded(Graph<Tensor<2>, Run>),
+    Plain(Run),
+}
+
+impl Decoder {
+    /// A decoder that continues `state`, whose rows are the batch. Recording runs a few steps and then puts
+    /// the state back.
+    pub fn new<M: Backbone + 'static>(model: M, state: State, device: &Device) -> Self {
+        let batch = state.layers.first().map_or(1, MixerState::batch);
+        let recordable = records_graphs(device) && state.layers.iter().all(MixerState::is_constant);
+        let tokens = Tensor::zeros([batch], device);
+        let inputs = Rc::new(RefCell::new(Inputs { tokens, state: Some(state.clone()) }));
+        let run = run(model, inputs.clone());
+        if !recordable {
+            return Self { step: Step::Plain(run), inputs };
+        }
+        let graph = capture(device, run);
+        let after = inputs.borrow_mut().state.take();
+        let restored = match after {
+            Some(after) if graph.is_hardware() => overwrite_state(after, state),
+            _ => state,
+        };
+        inputs.borrow_mut().state = Some(restored);
+        Self { step: Step::Recorded(graph), inputs }
+    }
+
+    /// Logits `[b v]` after one token a row, `[b]`. Where [`Self::is_recorded`], the next step overwrites
+    /// them.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many tokens as rows.
+    pub fn step(&mut self, tokens: Tensor<1, Int>) -> Tensor<2> {
+        {
+            let mut inputs = self.inputs.borrow_mut();
+            assert_eq!(tokens.dims(), inputs.tokens.dims(), "one token for each row of the state");
+            let before = inputs.tokens.clone();
+            inputs.tokens = if self.is_recorded() { overwrite(before, tokens) } else { tokens };
+        }
+        match &mut self.step {
+            Step::Plain(run) => run(),
+            Step::Recorded(graph) => replay(graph),
+        }
+    }
+
+    /// Whether a step is one recorded graph.
+    pub fn is_recorded(&self) -> bool {
+        matches!(&self.step, Step::Recorded(graph) if graph.is_hardware())
+    }
+
+    /// The state after the last step.
+    pub fn into_state(self) -> State {
+        let state = self.inputs.borrow_mut().state.take();
+        state.unwrap_or(State { layers: Vec::new() })
+    }
+}
+
+fn run<M: Backbone + 'static>(model: M, inputs: Rc<RefCell<Inputs>>) -> Run {
+    Box::new(move || {
+        let mut inputs = inputs.borrow_mut();
+        let state = inputs.state.take().unwrap_or(State { layers: Vec::new() });
+        let (logits, state) = model.step(inputs.tokens.clone(), state);
+        inputs.state = Some(state);
+        logits
+    })
+}
+
+/// Runs the recorded step.
+#[allow(unsafe_code, reason = "burn leaves the lifetime of a graph's buffers to its caller")]
+fn replay(graph: &mut Graph<Tensor<2>, Run>) -> Tensor<2> {
+    // SAFETY: the graph's closure holds the model and, through `inputs`, the tokens and the state; the graph
+    // itself holds the logits, and its own pages hold what lies between. `Decoder` is not `Send`, so that
+    // tokens are written, steps run and logits read on the stream that the graph was recorded on.
+    unsafe { graph.replay() }.clone()
+}
+
+/// Whether steps on `device` can be recorded with gradients left out.
+fn records_graphs(device: &Device) -> bool {
+    match device.as_dispatch() {
+        #[cfg(feature = "cube")]
+        burn::backend::DispatchDevice::Cube(_) => !device.is_autodiff(),
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => false,
+    }
+}
+
+/// Writes `source` into the buffer of `target`, which a graph reads.
+fn overwrite(target: Tensor<1, Int>, source: Tensor<1, Int>) -> Tensor<1, Int> {
+    #[cfg(feature = "cube")]
+    return crate::kernels::overwrite_int(target, source);
+    #[cfg(not(feature = "cube"))]
+    {
+        drop(target);
+        source
+    }
+}
+
+/// Writes one state into the buffers of another.
+fn overwrite_state(target: State, source: State) -> State {
+    let layers =
+        target.layers.into_iter().zip(source.layers).map(|(target, source)| match (target, source) {
+            #[cfg(feature = "cube")]
+            (MixerState::Ssm { conv, ssm }, MixerState::Ssm { conv: from_conv, ssm: from_ssm }) => {
+                MixerState::Ssm {
+                    conv: crate::kernels::overwrite_float(conv, from_conv),
+                    ssm: crate::kernels::overwrite_float(ssm, from_ssm),
+                }
+            }
+            (_, source) => source,
+        });
+    State { layers: layers.collect() }
+}
