@@ -12,7 +12,8 @@ from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from triton.testing import do_bench
 
 source = (Path(__file__).parents[2] / "tests/src/bin/kernels.rs").read_text()
-pattern = r'\("([^"]+)", Shape \{ b: (\d+), t: (\d+), h: (\d+), p: (\d+), g: (\d+), n: (\d+) \}\)'
+size = r"([\d_]+)"
+pattern = rf'\("([^"]+)", Shape \{{ b: {size}, t: {size}, h: {size}, p: {size}, g: {size}, n: {size} \}}\)'
 shapes = [(name, *map(int, sizes)) for name, *sizes in re.findall(pattern, source)]
 chunks = [int(chunk) for chunk in sys.argv[1:]] or [64, 128, 256]
 

@@ -73,7 +73,10 @@ fn speed(dtype: DType) {
         ("Llamba-1B", Shape { b: 8, t: 2048, h: 32, p: 64, g: 32, n: 64 }),
         ("Llamba-8B", Shape { b: 4, t: 2048, h: 32, p: 128, g: 32, n: 64 }),
         ("Mamba-2-1.3B", Shape { b: 8, t: 2048, h: 64, p: 64, g: 1, n: 128 }),
-        ("one row of 32k", Shape { b: 1, t: 32768, h: 32, p: 64, g: 32, n: 64 }),
+        ("Llamba-1B, 512", Shape { b: 32, t: 512, h: 32, p: 64, g: 32, n: 64 }),
+        ("Llamba-1B, 8k", Shape { b: 2, t: 8192, h: 32, p: 64, g: 32, n: 64 }),
+        ("Llamba-1B, 32k", Shape { b: 1, t: 32768, h: 32, p: 64, g: 32, n: 64 }),
+        ("Llamba-1B, 128k", Shape { b: 1, t: 131_072, h: 32, p: 64, g: 32, n: 64 }),
     ];
     println!("\n| {dtype:?} | b t h p g n | forward ms | floor | reverse ms | floor |");
     println!("|---|---|---:|---:|---:|---:|");

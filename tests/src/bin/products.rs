@@ -16,8 +16,15 @@ use mamba_ssd_tests::device::device;
 use mamba_ssd_tests::products::{FORMS, check, gradients_are_products, operands};
 
 /// `[m n k]`, ragged and tiny ones too.
-const CHECKED: [[usize; 3]; 5] =
-    [[8, 8, 8], [200, 328, 136], [256, 512, 256], [1000, 264, 1032], [64, 2048, 520]];
+const CHECKED: [[usize; 3]; 7] = [
+    [8, 8, 8],
+    [200, 328, 136],
+    [256, 512, 256],
+    [1000, 264, 1032],
+    [64, 2048, 520],
+    [8, 2048, 2048],
+    [72, 576, 4104],
+];
 
 /// What is trained, prefilled and decoded: `[m n k]` of SmolLM2-135M, Llamba-1B and Llamba-8B.
 const TIMED: [(&str, [usize; 3]); 19] = [

@@ -30,6 +30,8 @@ use cubecl::client::Client;
 use super::ops::SsdOps;
 use map::Map;
 
+#[cfg(feature = "cuda")]
+pub(super) use layers::sum_of_parts;
 pub use tensor_cores::emulate_tensor_cores;
 
 /// Rows of the state that a unit can hold in registers.

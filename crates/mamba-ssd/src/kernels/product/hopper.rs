@@ -3,6 +3,7 @@
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::tensor::FloatTensor;
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
@@ -14,8 +15,9 @@ use cubecl_cpp::cuda::ptx::{generic_to_shared, tensor_map_address};
 use half::bf16;
 
 use super::ops::{ProductOps, product_shape};
-use super::plan::{ALIGNMENT, LINE, Major, Tile};
+use super::plan::{ALIGNMENT, LINE, Major, Plan};
 use super::ptx::Kernel;
+use crate::kernels::cube::sum_of_parts;
 
 /// Multiprocessors of a device that does not say.
 const MULTIPROCESSORS: usize = 132;
@@ -32,9 +34,11 @@ fn multiply(
     a: &TensorMap<bf16, Tiled>,
     b: &TensorMap<bf16, Tiled>,
     c: &TensorMap<bf16, Tiled>,
+    parts: &mut [f32], // slices m n
     m: u32,
     n: u32,
     k: u32,
+    slices: u32,
     #[comptime] kernel: Kernel,
 ) {
     let shared = Shared::<[u32]>::new_aligned_slice(comptime!(kernel.tile.shared_bytes() / 4), 128usize);
@@ -42,20 +46,24 @@ fn multiply(
     let map_a = tensor_map_address(a);
     let map_b = tensor_map_address(b);
     let map_c = tensor_map_address(c);
+    let parts = parts.as_ptr();
     gpu_asm!(
         "{{
-.reg .b32 smem, m, n, k;
-.reg .b64 map_a, map_b, map_c;
+.reg .b32 smem, m, n, k, slices;
+.reg .b64 map_a, map_b, map_c, parts;
 mov.b32 smem, {};
 mov.b64 map_a, {};
 mov.b64 map_b, {};
 mov.b64 map_c, {};
+mov.b64 parts, {};
 mov.b32 m, {};
 mov.b32 n, {};
 mov.b32 k, {};
+mov.b32 slices, {};
 {text}
 }}",
-        in(_) smem, in(_) map_a, in(_) map_b, in(_) map_c, in(_) m, in(_) n, in(_) k, text = const kernel.ptx()
+        in(_) smem, in(_) map_a, in(_) map_b, in(_) map_c, in(_) parts, in(_) m, in(_) n, in(_) k,
+        in(_) slices, text = const kernel.ptx()
     );
 }
 
@@ -64,9 +72,20 @@ impl ProductOps for CubeBackend {
         let shape = product_shape(&a.shape(), &b.shape(), &transposed);
         let [m, n] = shape.dims();
         let k = a.shape()[usize::from(!transposed[0])];
-        let c = empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, a.dtype);
-        launch([in_rows(a), in_rows(b), c.clone()], [m, n, k], transposed);
-        c
+        let hardware = &a.client.properties().hardware;
+        let processors = hardware.num_streaming_multiprocessors.map_or(MULTIPROCESSORS, |n| n as usize);
+        let plan = Plan::new([m, n, k], processors);
+        let empty =
+            |shape, dtype| empty_device_contiguous_dtype(a.client.clone(), a.device.clone(), shape, dtype);
+        let c = empty(shape.clone(), a.dtype);
+        if plan.slices == 1 {
+            let none = empty([1].into(), DType::F32);
+            launch([in_rows(a), in_rows(b), c.clone()], none, [m, n, k], transposed, plan);
+            return c;
+        }
+        let (parts, dtype) = (empty([plan.slices * m * n].into(), DType::F32), a.dtype);
+        launch([in_rows(a), in_rows(b), c], parts.clone(), [m, n, k], transposed, plan);
+        sum_of_parts(parts, shape, dtype)
     }
 }
 
@@ -77,27 +96,33 @@ fn in_rows(matrix: CubeTensor) -> CubeTensor {
     if readable { matrix } else { into_contiguous(matrix) }
 }
 
-fn launch([a, b, c]: [CubeTensor; 3], [m, n, k]: [usize; 3], transposed: [bool; 2]) {
+fn launch(
+    [a, b, c]: [CubeTensor; 3],
+    parts: CubeTensor,
+    [m, n, k]: [usize; 3],
+    transposed: [bool; 2],
+    plan: Plan,
+) {
     let client = c.client.clone();
-    let hardware = &client.properties().hardware;
-    let processors = hardware.num_streaming_multiprocessors.map_or(MULTIPROCESSORS, |n| n as usize);
-    let tile = Tile::choose(m, n, processors);
+    let tile = plan.tile;
     let kernel = Kernel {
         tile,
         a: if transposed[0] { Major::Outer } else { Major::Depth },
         b: if transposed[1] { Major::Depth } else { Major::Outer },
+        sliced: plan.slices > 1,
     };
-    let cubes = tile.count(m, n).min(processors) as u32;
     multiply::launch(
         &client,
-        CubeCount::Static(cubes, 1, 1),
+        CubeCount::Static(plan.cubes as u32, 1, 1),
         CubeDim::new_1d(tile.threads() as u32),
         operand(a, kernel.a, tile.m),
         operand(b, kernel.b, tile.n),
         boxes(c, LINE),
+        parts.into_buffer_arg(),
         m as u32,
         n as u32,
         k as u32,
+        plan.slices as u32,
         kernel,
     );
 }

@@ -97,6 +97,29 @@ impl Tile {
     }
 }
 
+/// How a product is spread over the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub tile: Tile,
+    /// Slices of the depth, whose sums are added up afterwards.
+    pub slices: usize,
+    pub cubes: usize,
+}
+
+/// Stages of depth below which a slice is not worth its sums.
+const SHORTEST_SLICE: usize = 4;
+
+impl Plan {
+    /// Of `[m k]` by `[k n]`. Where tiles are too few for the device, the depth is cut into slices.
+    pub fn new([m, n, k]: [usize; 3], multiprocessors: usize) -> Self {
+        let tile = Tile::choose(m, n, multiprocessors);
+        let (tiles, steps) = (tile.count(m, n), k.div_ceil(LINE));
+        let wanted = (multiprocessors / tiles).min(steps / SHORTEST_SLICE).max(1);
+        let slices = steps.div_ceil(steps.div_ceil(wanted)); // none is empty
+        Self { tile, slices, cubes: (tiles * slices).min(multiprocessors) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,5 +142,25 @@ mod tests {
         assert_eq!(choice(32768, 576), (128, 192));
         assert_eq!(choice(64, 8192), (64, 64));
         assert_eq!(choice(8, 8), (64, 64));
+    }
+
+    #[test]
+    fn few_tiles_share_the_depth_and_many_do_not() {
+        let slices = |m, n, k| Plan::new([m, n, k], 132).slices;
+        assert_eq!(slices(1, 2048, 2048), 4);
+        assert_eq!(slices(64, 2048, 8192), 4);
+        assert_eq!(slices(64, 8192, 2048), 1);
+        assert_eq!(slices(64, 576, 576), 2);
+        assert_eq!(slices(16384, 2048, 8192), 1);
+        assert_eq!(slices(1, 64, 64), 1);
+    }
+
+    #[test]
+    fn no_slice_is_empty() {
+        for (n, k) in [(64, 1000), (64, 8192), (576, 1536), (128, 640), (2048, 4096)] {
+            let Plan { slices, .. } = Plan::new([1, n, k], 132);
+            let steps = k.div_ceil(LINE);
+            assert!((slices - 1) * steps.div_ceil(slices) < steps, "{n} by {k} in {slices}");
+        }
     }
 }

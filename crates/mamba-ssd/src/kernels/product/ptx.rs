@@ -13,10 +13,13 @@ pub struct Kernel {
     pub tile: Tile,
     pub a: Major,
     pub b: Major,
+    /// Whether sums of slices of the depth are written in f32, instead of C.
+    pub sliced: bool,
 }
 
 impl Kernel {
-    /// The kernel's text. It expects registers `smem`, `map_a`, `map_b`, `map_c`, `m`, `n` and `k`.
+    /// The kernel's text. It expects registers `smem`, `map_a`, `map_b`, `map_c`, `parts`, `m`, `n`, `k`
+    /// and `slices`.
     pub fn ptx(&self) -> String {
         let tile = self.tile;
         let cooperative = tile.warpgroups() == 2;
@@ -43,7 +46,7 @@ impl Kernel {
             ("NEXT_SLOT", self.next_slot()),
             ("LOADS", self.loads()),
             ("PRODUCTS", self.products()),
-            ("STORES", self.stores()),
+            ("STORES", if self.sliced { self.store_parts() } else { self.stores() }),
         ];
         let code = include_str!("hopper.ptx").lines().filter(|line| !line.starts_with("//"));
         let mut text = code.collect::<Vec<_>>().join("\n");
@@ -65,12 +68,15 @@ impl Kernel {
         text
     }
 
-    /// The first row and column of the current tile: band after band, column by column in a band.
+    /// The slice of the depth, and the first row and column of the current tile: slice after slice, band after
+    /// band, column by column in a band.
     fn locate(&self) -> String {
         let (m, n) = (self.tile.m, self.tile.n);
         format!(
-            "div.u32 t0, tile, width;\nmul.lo.u32 first, t0, {BAND};\nsub.u32 rows, tiles_m, first;\n\
-             min.u32 rows, rows, {BAND};\nrem.u32 t1, tile, width;\nrem.u32 row0, t1, rows;\n\
+            "div.u32 slice, tile, area;\nrem.u32 place, tile, area;\nmul.lo.u32 start, slice, per_slice;\n\
+             add.u32 end, start, per_slice;\nmin.u32 end, end, steps;\n\
+             div.u32 t0, place, width;\nmul.lo.u32 first, t0, {BAND};\nsub.u32 rows, tiles_m, first;\n\
+             min.u32 rows, rows, {BAND};\nrem.u32 t1, place, width;\nrem.u32 row0, t1, rows;\n\
              add.u32 row0, row0, first;\nmul.lo.u32 row0, row0, {m};\ndiv.u32 col0, t1, rows;\n\
              mul.lo.u32 col0, col0, {n};"
         )
@@ -148,6 +154,34 @@ impl Kernel {
         text
     }
 
+    /// A warpgroup's sums as they are, to `parts [slices m n]` in f32.
+    fn store_parts(&self) -> String {
+        let mut text = String::new();
+        for code in [
+            "and.b32 t0, tid, 31;\nshr.u32 t1, t0, 2;\nshl.b32 t2, warp, 4;\nadd.u32 t1, t1, t2;",
+            "add.u32 t1, t1, row0;\nadd.u32 t2, t1, 8;\nsetp.lt.u32 upper, t1, m;\nsetp.lt.u32 lower, t2, m;",
+            "and.b32 t0, t0, 3;\nshl.b32 t0, t0, 1;\nadd.u32 t0, t0, col0;",
+            "mad.lo.u32 t1, slice, m, t1;\nmul.wide.u32 to_upper, t1, n;\ncvt.u64.u32 desc_a, t0;",
+            "add.u64 to_upper, to_upper, desc_a;\nshl.b64 to_upper, to_upper, 2;\nadd.u64 to_upper, to_upper, parts;",
+            "mul.wide.u32 to_lower, n, 32;\nadd.u64 to_lower, to_lower, to_upper;",
+        ] {
+            line(&mut text, code.into());
+        }
+        for eight in 0..self.tile.n / 8 {
+            let (column, low) = (8 * eight, 4 * eight);
+            line(&mut text, format!("add.u32 t1, t0, {column};\nsetp.lt.u32 p, t1, n;"));
+            for (i, (half, to)) in [("upper", "to_upper"), ("lower", "to_lower")].into_iter().enumerate() {
+                let (first, second) = (low + 2 * i, low + 2 * i + 1);
+                line(&mut text, format!("and.pred q, p, {half};"));
+                line(
+                    &mut text,
+                    format!("@q st.global.v2.f32 [{to}+{}], {{d{first}, d{second}}};", 4 * column),
+                );
+            }
+        }
+        text
+    }
+
     /// Sums `8 pair .. 8 pair + 8` of every thread, as bf16, into their swizzled place.
     fn stage_sixteen_columns(&self, text: &mut String, pair: usize, place: usize) {
         let (part, chunk) = (place / 4, place % 4 * 2);
@@ -211,7 +245,7 @@ mod tests {
     use super::*;
 
     /// What the caller declares.
-    const OPERANDS: [&str; 7] = ["smem", "m", "n", "k", "map_a", "map_b", "map_c"];
+    const OPERANDS: [&str; 9] = ["smem", "m", "n", "k", "slices", "parts", "map_a", "map_b", "map_c"];
 
     fn words(text: &str) -> impl Iterator<Item = &str> {
         text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '%' || c == '.' || c == ':'))
@@ -228,8 +262,8 @@ mod tests {
 
     #[test]
     fn every_register_is_declared_and_every_placeholder_filled() {
-        for major in [Major::Depth, Major::Outer] {
-            let text = Kernel { tile: Tile::choose(8192, 8192, 132), a: major, b: major }.ptx();
+        for (major, sliced) in [(Major::Depth, false), (Major::Outer, false), (Major::Outer, true)] {
+            let text = Kernel { tile: Tile::choose(8192, 8192, 132), a: major, b: major, sliced }.ptx();
             assert!(!text.lines().any(|line| line.matches('@').count() > 1), "a placeholder is left");
             let (declared, code): (Vec<&str>, Vec<&str>) =
                 text.lines().partition(|line| line.starts_with(".reg"));

@@ -19,6 +19,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
 
+#[cfg(feature = "cuda")]
+pub(in crate::kernels) use reduce::sum_of_parts;
+
 use crate::kernels::ops::KernelOps;
 use crate::kernels::rows::RowOps;
 
