@@ -95,6 +95,7 @@ def measure(mixer, batch, context, bandwidth):
         tokens.copy_(F.linear(norm(hidden, scale), embedding).argmax(-1))
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             step()

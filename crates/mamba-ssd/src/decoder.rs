@@ -37,7 +37,7 @@ struct Inputs {
 type Run = Box<dyn FnMut() -> Tensor<2>>;
 
 enum Step {
-    Recorded(Graph<Tensor<2>, Run>),
+    Recorded(Box<Graph<Tensor<2>, Run>>),
     Plain(Run),
 }
 
@@ -60,7 +60,7 @@ impl Decoder {
             _ => state,
         };
         inputs.borrow_mut().state = Some(restored);
-        Self { step: Step::Recorded(graph), inputs }
+        Self { step: Step::Recorded(Box::new(graph)), inputs }
     }
 
     /// Logits `[b v]` after one token a row, `[b]`. Where [`Self::is_recorded`], the next step overwrites

@@ -31,7 +31,6 @@ macro_rules! with_real {
         }
     };
 }
-pub(super) use with_real;
 
 impl SsdOps for Flex {
     fn ssd_forward(
@@ -125,7 +124,7 @@ impl KernelOps for Flex {
     }
 }
 
-pub(super) fn integers(tensor: &FlexTensor) -> Vec<i64> {
+fn integers(tensor: &FlexTensor) -> Vec<i64> {
     let tensor = tensor.to_contiguous();
     match tensor.dtype() {
         DType::I32 => tensor.storage::<i32>().iter().map(|&value| i64::from(value)).collect(),

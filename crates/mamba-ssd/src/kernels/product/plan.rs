@@ -109,12 +109,16 @@ pub(super) struct Plan {
 /// Stages of depth below which a slice is not worth its sums.
 const SHORTEST_SLICE: usize = 4;
 
+/// Depth for each row and slice: sums move eight bytes where the depth moves two, and may cost half as much.
+const DEPTH_PER_ROW: usize = 8;
+
 impl Plan {
     /// Of `[m k]` by `[k n]`. Where tiles are too few for the device, the depth is cut into slices.
     pub fn new([m, n, k]: [usize; 3], multiprocessors: usize) -> Self {
         let tile = Tile::choose(m, n, multiprocessors);
         let (tiles, steps) = (tile.count(m, n), k.div_ceil(LINE));
-        let wanted = (multiprocessors / tiles).min(steps / SHORTEST_SLICE).max(1);
+        let wanted =
+            (multiprocessors / tiles).min(steps / SHORTEST_SLICE).min(k / (DEPTH_PER_ROW * m)).max(1);
         let slices = steps.div_ceil(steps.div_ceil(wanted)); // none is empty
         Self { tile, slices, cubes: (tiles * slices).min(multiprocessors) }
     }
@@ -150,7 +154,9 @@ mod tests {
         assert_eq!(slices(1, 2048, 2048), 4);
         assert_eq!(slices(64, 2048, 8192), 4);
         assert_eq!(slices(64, 8192, 2048), 1);
-        assert_eq!(slices(64, 576, 576), 2);
+        assert_eq!(slices(64, 576, 576), 1);
+        assert_eq!(slices(16, 576, 576), 2);
+        assert_eq!(slices(512, 8192, 2048), 1);
         assert_eq!(slices(16384, 2048, 8192), 1);
         assert_eq!(slices(1, 64, 64), 1);
     }
