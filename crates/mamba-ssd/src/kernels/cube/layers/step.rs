@@ -12,21 +12,14 @@ use super::reduce::lanes;
 use super::{UNITS, cube_for_each, cubes, empty, wide};
 use crate::kernels::step::{ConvStep, StateStep, StepForm, StepOps};
 
-/// Rows of the batch below which a copy of the taps costs more than it saves.
-const FEW_ROWS: usize = 8;
-
-/// Heads of the batch below which several cubes share each, and how many.
-const FEW_HEADS: usize = 512;
-const SHARES: usize = 4;
-
 /// The convolution of one token, and its window moved on in place.
 #[cube(launch)]
 fn conv_token<E: Float>(
-    projected: &[E],    // b width
-    window: &mut [E],   // b k-1 c
-    weight: &Tensor<E>, // c k, rows as far apart as they come
-    bias: &[E],         // c
-    out: &mut [E],      // b c
+    projected: &[E],  // b width
+    window: &mut [E], // b k-1 c
+    weight: &[E],     // c k
+    bias: &[E],       // c
+    out: &mut [E],    // b c
     width: usize,
     channels: usize,
     #[comptime] k: usize,
@@ -38,9 +31,7 @@ fn conv_token<E: Float>(
     }
     let (batch, channel) = (ABSOLUTE_POS / channels, ABSOLUTE_POS % channels);
     let current = projected[batch * width + comptime!(step.first) + channel];
-    let taps = channel * weight.stride(0);
-    let mut sum =
-        f32::cast_from(weight[taps + comptime!(k - 1) * weight.stride(1)]) * f32::cast_from(current);
+    let mut sum = f32::cast_from(weight[channel * k + comptime!(k - 1)]) * f32::cast_from(current);
     if comptime!(step.bias) {
         sum += f32::cast_from(bias[channel]);
     }
@@ -48,7 +39,7 @@ fn conv_token<E: Float>(
     for j in 0..comptime!(k - 1) {
         let place = (batch * comptime!(k - 1) + j) * channels + channel;
         let earlier = window[place];
-        sum += f32::cast_from(weight[taps + j * weight.stride(1)]) * f32::cast_from(earlier);
+        sum += f32::cast_from(weight[channel * k + j]) * f32::cast_from(earlier);
         if comptime!(j > 0) {
             window[place - channels] = earlier;
         }
@@ -83,8 +74,6 @@ struct Head {
     n: usize,
     /// Numbers in an access to the state.
     wide: usize,
-    /// Cubes that share a head, each with some of its rows.
-    cubes: usize,
     step: StateStep,
 }
 
@@ -96,11 +85,6 @@ impl Head {
 
     fn rows(&self) -> usize {
         UNITS / self.lanes()
-    }
-
-    /// Rows of the state of one cube.
-    fn share(&self) -> usize {
-        self.p / self.cubes
     }
 
     fn step_size(&self) -> bool {
@@ -122,15 +106,14 @@ fn state_token<E: Float, W: Size>(
     #[comptime] head_form: Head,
     #[define(E)] _dtype: ElemType,
 ) {
-    let (p, n, share) = comptime!((head_form.p, head_form.n, head_form.share()));
+    let (p, n) = comptime!((head_form.p, head_form.n));
     let (row_lanes, rows) = comptime!((head_form.lanes(), head_form.rows()));
     let step = comptime!(head_form.step);
     let unit = UNIT_POS as usize;
     let mut keys = Shared::<[f32]>::new_slice(n);
     let mut queries = Shared::<[f32]>::new_slice(n);
-    let mut parts = Shared::<[f32]>::new_slice(comptime!(share * (row_lanes + 1)));
-    let index = CUBE_POS as usize / comptime!(head_form.cubes);
-    let first_row = CUBE_POS as usize % comptime!(head_form.cubes) * share;
+    let mut parts = Shared::<[f32]>::new_slice(comptime!(p * (row_lanes + 1)));
+    let index = CUBE_POS as usize;
     if index >= y.len() / p {
         terminate!();
     }
@@ -167,21 +150,21 @@ fn state_token<E: Float, W: Size>(
             query.insert(i, queries[lane * wide + i]);
         }
     }
-    for round in 0..comptime!(share.div_ceil(rows)) {
+    for round in 0..comptime!(p.div_ceil(rows)) {
         let r = round * rows + unit / row_lanes;
-        if unit < comptime!(rows * row_lanes) && r < share {
-            let place = (index * p + first_row + r) * row_lanes + lane;
-            let x = f32::cast_from(xbc[values + head * p + first_row + r]) * size;
+        if unit < comptime!(rows * row_lanes) && r < p {
+            let place = (index * p + r) * row_lanes + lane;
+            let x = f32::cast_from(xbc[values + head * p + r]) * size;
             let next = state[place] * Vector::new(decay) + key * Vector::new(x);
             state[place] = next;
             parts[r * comptime!(row_lanes + 1) + lane] = lanes::<W>(next * query, wide);
         }
     }
     sync_cube();
-    for round in 0..comptime!(share.div_ceil(UNITS)) {
+    for round in 0..comptime!(p.div_ceil(UNITS)) {
         let r = round * UNITS + unit;
-        if r < share {
-            let channel = head * p + first_row + r;
+        if r < p {
+            let channel = head * p + r;
             let mut sum = f32::cast_from(d[head]) * f32::cast_from(xbc[values + channel]);
             for i in 0..row_lanes {
                 sum += parts[r * comptime!(row_lanes + 1) + i];
@@ -237,9 +220,7 @@ impl StepOps for CubeBackend {
         bias: FloatTensor<Self>,
         step: ConvStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [projected, bias] = [projected, bias].map(into_contiguous);
-        // CUDA may lay the short rows of the taps far apart: a copy pays where many rows of the batch read it.
-        let weight = if projected.shape()[0] < FEW_ROWS { weight } else { into_contiguous(weight) };
+        let [projected, weight, bias] = [projected, weight, bias].map(into_contiguous);
         let window = own(window);
         let [b, width] = projected.shape().dims();
         let [channels, k] = weight.shape().dims();
@@ -252,7 +233,7 @@ impl StepOps for CubeBackend {
             dim,
             projected.into_buffer_arg(),
             window.clone().into_buffer_arg(),
-            weight.into_tensor_arg(),
+            weight.into_buffer_arg(),
             bias.into_buffer_arg(),
             out.clone().into_buffer_arg(),
             width,
@@ -277,13 +258,12 @@ impl StepOps for CubeBackend {
         let state = own(state);
         let [b, heads, p, n] = state.shape().dims();
         let sizes = SizesLaunch::new(heads, projected.shape()[1], xbc.shape()[1]);
-        let cubes = if b * heads < FEW_HEADS && p.is_multiple_of(SHARES) { SHARES } else { 1 };
-        let head = Head { p, n, wide: wide(n), cubes, step };
+        let head = Head { p, n, wide: wide(n), step };
         let y = empty(&projected, [b, heads * p], projected.dtype);
         let dtype = dtype_to_storage_type(projected.dtype);
         state_token::launch(
             &y.client,
-            cube_for_each(b * heads * head.cubes),
+            cube_for_each(b * heads),
             CubeDim::new_1d(UNITS as u32),
             head.wide,
             xbc.into_buffer_arg(),
