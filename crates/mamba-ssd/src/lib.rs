@@ -39,6 +39,7 @@ mod kernels;
 mod linear;
 mod mixer;
 pub mod norm;
+mod paths;
 pub mod rope;
 mod segments;
 mod softmax;
@@ -55,6 +56,7 @@ pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba2,
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,
 };
+pub use paths::{Path, paths};
 pub use segments::Segments;
 pub use softmax::causal_softmax;
 pub use ssd::{

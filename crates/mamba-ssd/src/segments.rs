@@ -73,6 +73,7 @@ impl Segments {
 
     /// How many predecessors of each token, up to `most`, lie in its document or before the row,
     /// `[b t]`.
+    #[cfg(any(feature = "flex", feature = "cube"))]
     pub(crate) fn reach(&self, most: usize) -> Tensor<2, Int> {
         let later = self.starts.clone().greater_scalar(0);
         let all = Tensor::full(self.dims(), most as i64, &self.starts.device());

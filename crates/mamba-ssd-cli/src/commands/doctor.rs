@@ -5,6 +5,8 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 
+use mamba_ssd::paths;
+
 use crate::console::say;
 use crate::device::{DeviceChoice, probe};
 
@@ -27,6 +29,11 @@ pub fn run() -> Result<()> {
         let (works, finding) = examine(choice);
         working += usize::from(works);
         say(format_args!("{:<10} {finding}", choice.feature()));
+        if let Some(device) = choice.device().filter(|_| works) {
+            for path in paths(&device) {
+                say(format_args!("           {:?}: {} by {}", path.dtype, path.operation, path.form));
+            }
+        }
     }
     anyhow::ensure!(working > 0, "no device works; build with `--features flex`, which needs no hardware");
     Ok(())

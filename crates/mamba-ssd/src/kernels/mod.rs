@@ -90,6 +90,29 @@ pub(crate) fn native_scan(input: &SsdInput) -> Option<SsdOutput> {
     Some(SsdOutput { y: Tensor::<4>::from_dispatch(y).cast(dtype), state: Tensor::from_dispatch(state) })
 }
 
+/// How SSD is computed natively on `device` in `dtype`, if it is.
+#[allow(unused_variables, reason = "without backends")]
+pub(crate) fn ssd_form(device: &Device, dtype: DType) -> Option<&'static str> {
+    match device.clone().inner().as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => Some("native scan, in the dtype of the state"),
+        #[cfg(feature = "cube")]
+        DispatchDevice::Cube(device) => cube::ssd_form(&device.client(), dtype),
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => None,
+    }
+}
+
+/// Who multiplies matrices of `dtype` on `device` in burn's stead, if anyone.
+#[allow(unused_variables, reason = "without CUDA")]
+pub(crate) fn product_form(device: &Device, dtype: DType) -> Option<&'static str> {
+    #[cfg(feature = "cuda")]
+    if dtype == DType::BF16 && product::on_hopper(device) {
+        return Some("native, for Hopper");
+    }
+    None
+}
+
 /// Whether the maps beside SSD have native kernels on `device` in `dtype`.
 #[allow(unused_variables, reason = "without backends")]
 pub(crate) fn available(device: &Device, dtype: DType) -> bool {

@@ -47,6 +47,15 @@ pub(super) fn fits(client: &Client, dtype: DType, p: usize, n: usize) -> bool {
         && hardware.max_shared_memory_size >= shared
 }
 
+/// How SSD is computed in `dtype`, with head dimension and state size 64, if at all.
+pub(super) fn ssd_form(client: &Client, dtype: DType) -> Option<&'static str> {
+    const SIZE: usize = 64;
+    if tensor_cores::able(client, dtype, SIZE) {
+        return Some("chunks on tensor cores");
+    }
+    fits(client, dtype, SIZE, SIZE).then_some("recurrence, state in registers")
+}
+
 impl SsdOps for CubeBackend {
     fn ssd_forward(
         x: FloatTensor<Self>,

@@ -7,6 +7,7 @@ use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
 use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
@@ -35,10 +36,18 @@ pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
 
 /// The blocks that fit the map, where the device multiplies in its dtype.
 pub(super) fn plan(map: &Map) -> Option<Blocks> {
-    let n = map.n.next_multiple_of(16);
-    let real = Blocks {
+    let real = blocks(map.n);
+    if let Some(rows) = EMULATED.get() {
+        return Some(Blocks { rows, wide: 1, pair: 1, emulated: true, ..real });
+    }
+    let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
+    (aligned && able(&map.x.client, map.x.dtype, map.n)).then_some(real)
+}
+
+fn blocks(n: usize) -> Blocks {
+    Blocks {
         rows: 4,
-        n,
+        n: n.next_multiple_of(16),
         wide: WIDE,
         pair: 2,
         stages: 1,
@@ -47,13 +56,13 @@ pub(super) fn plan(map: &Map) -> Option<Blocks> {
         save: false,
         reverse: false,
         emulated: false,
-    };
-    if let Some(rows) = EMULATED.get() {
-        return Some(Blocks { rows, wide: 1, pair: 1, emulated: true, ..real });
     }
-    let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
-    let properties = map.x.client.properties();
-    let element = dtype_to_storage_type(map.x.dtype);
+}
+
+/// Whether a device has the instructions, for states of size `n`: those of CUDA for now, copies ahead among them.
+pub(super) fn able(client: &Client, dtype: DType, n: usize) -> bool {
+    let (properties, blocks) = (client.properties(), blocks(n));
+    let element = dtype_to_storage_type(dtype);
     let instruction = MmaConfig {
         a_type: element,
         b_type: element,
@@ -62,13 +71,13 @@ pub(super) fn plan(map: &Map) -> Option<Blocks> {
         n: 8,
         k: 16,
     };
-    let able = matches!(map.x.dtype, DType::F16 | DType::BF16)
+    matches!(dtype, DType::F16 | DType::BF16)
+        && client.name() == "cuda"
         && properties.features.memory_reinterpret
         && properties.features.matmul.mma.contains(&instruction)
         && properties.features.matmul.ldmatrix.contains(&element)
-        && properties.hardware.max_shared_memory_size >= real.gradients_bytes()
-        && properties.hardware.max_units_per_cube as usize >= real.units();
-    (aligned && able).then_some(real)
+        && properties.hardware.max_shared_memory_size >= blocks.gradients_bytes()
+        && properties.hardware.max_units_per_cube as usize >= blocks.units()
 }
 
 /// Outputs and final state.

@@ -19,4 +19,4 @@ mod plan;
 mod ptx;
 
 #[cfg(feature = "cuda")]
-pub(crate) use native::native_product;
+pub(crate) use native::{native_product, on_hopper};

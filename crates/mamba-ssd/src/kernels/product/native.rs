@@ -1,7 +1,7 @@
 //! Whether a product has the native kernel, and the call.
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::ops::ProductOps;
 use super::{hopper, plan};
@@ -20,11 +20,12 @@ pub(crate) fn native_product(a: Tensor<2>, b: Tensor<2>, transposed: [bool; 2]) 
 fn fits(a: &Tensor<2>, b: &Tensor<2>) -> bool {
     let sizes = [a.dims()[1], b.dims()[0], b.dims()[1]];
     let aligned = sizes.iter().all(|size| size.is_multiple_of(plan::ALIGNMENT));
-    aligned && [a, b].iter().all(|tensor| tensor.dtype() == DType::BF16) && on_hopper(a)
+    aligned && [a, b].iter().all(|tensor| tensor.dtype() == DType::BF16) && on_hopper(&a.device())
 }
 
-fn on_hopper(a: &Tensor<2>) -> bool {
-    match a.device().inner().as_dispatch() {
+/// Whether the kernel runs on `device`.
+pub(crate) fn on_hopper(device: &Device) -> bool {
+    match device.clone().inner().as_dispatch() {
         DispatchDevice::Cube(device) => hopper::available(&device.client()),
         #[allow(unreachable_patterns)] // other backends that a program may compile in
         _ => false,
