@@ -38,7 +38,7 @@ fn of_dtype(device: &Device, dtype: DType) -> [Path; 3] {
     let layers = if available(device, dtype) { "native kernels" } else { TENSOR_OPERATIONS };
     [
         Path { operation: "SSD", dtype, form: ssd_form(device, dtype).unwrap_or(TENSOR_OPERATIONS) },
-        Path { operation: "products", dtype, form: product_form(device, dtype).unwrap_or("burn's") },
+        Path { operation: "products", dtype, form: product_form(device, dtype).unwrap_or("burn") },
         Path { operation: "layers", dtype, form: layers },
     ]
 }

@@ -30,13 +30,20 @@ pub fn run() -> Result<()> {
         working += usize::from(works);
         say(format_args!("{:<10} {finding}", choice.feature()));
         if let Some(device) = choice.device().filter(|_| works) {
-            for path in paths(&device) {
-                say(format_args!("           {:?}: {} by {}", path.dtype, path.operation, path.form));
-            }
+            say_forms(&device);
         }
     }
     anyhow::ensure!(working > 0, "no device works; build with `--features flex`, which needs no hardware");
     Ok(())
+}
+
+/// One line for each dtype: how the device computes in it.
+fn say_forms(device: &Device) {
+    for forms in paths(device).chunk_by(|one, next| one.dtype == next.dtype) {
+        let list: Vec<_> = forms.iter().map(|path| format!("{} by {}", path.operation, path.form)).collect();
+        let dtype = format!("{:?}", forms[0].dtype);
+        say(format_args!("{:<10} {dtype:<4} {}", "", list.join("; ")));
+    }
 }
 
 fn examine(choice: DeviceChoice) -> (bool, String) {
