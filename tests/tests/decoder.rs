@@ -138,3 +138,9 @@ fn a_batch_of_another_size_is_refused() {
     let state = model.init_state(2, &device);
     let _ = Decoder::new(model, state, &device).step(ints([1], &device));
 }
+
+#[test]
+fn a_state_without_a_native_step_is_decoded_without_a_recording() {
+    let wide = DiscreteMamba2Config::new(D, 2, 130); // more than the kernels hold
+    assert!(!decodes_like_steps(&[MixerConfig::DiscreteMamba2(wide)]), "it would stand still");
+}

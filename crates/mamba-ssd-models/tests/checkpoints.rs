@@ -338,7 +338,8 @@ fn other_writers_keys_are_understood() {
         ));
     });
     load(dir.path()).expect("Fast-LLM's head and old frequencies");
-    let dir = saved(&mamba2(true));
+    let model = mamba2(true);
+    let dir = saved(&model);
     edit(&dir.path().join("model.safetensors"), |tensors| {
         tensors.iter_mut().find(|(key, ..)| key == "backbone.embeddings.weight").expect("an embedding").0 =
             "backbone.embedding.weight".into();
@@ -348,7 +349,7 @@ fn other_writers_keys_are_understood() {
             "ssm_cfg": {"layer": "Mamba2", "d_state": 8, "headdim": 12, "ngroups": 2, "chunk_size": 8}});
     });
     let loaded = load(dir.path()).expect("state-spaces' own format");
-    assert_eq!(bits(&loaded), bits(&mamba2(true)));
+    assert_eq!(bits(&loaded), bits(&model));
 }
 
 #[test]

@@ -46,7 +46,12 @@ fn convolve(
     segments: Option<&Segments>,
 ) -> Tensor<3> {
     #[cfg(any(feature = "flex", feature = "cube"))]
-    if weight.dtype() == window.dtype() && crate::kernels::available(&window.device(), window.dtype()) {
+    let alike = |dtype| dtype == window.dtype();
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if alike(weight.dtype())
+        && bias.as_ref().is_none_or(|bias| alike(bias.dtype()))
+        && crate::kernels::available(&window.device(), window.dtype())
+    {
         let [b, rows, c] = window.dims();
         let k = weight.dims()[1];
         let reach = match segments {

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use burn::tensor::{Device, Graph, Int, Tensor, capture};
+use burn::tensor::{DType, Device, Graph, Int, Tensor, capture};
 
 use crate::{Backbone, MixerState, State};
 
@@ -43,28 +43,27 @@ enum Step {
 
 impl Decoder {
     /// A decoder that continues `state`, whose rows are the batch. Recording runs a few steps and then puts
-    /// the state back.
+    /// the state back; where the recording does not do what steps by hand do, steps stay as they are.
     pub fn new<M: Backbone + 'static>(model: M, state: State, device: &Device) -> Self {
         let batch = state.layers.first().map_or(1, MixerState::batch);
-        let recordable = records_graphs(device) && state.layers.iter().all(MixerState::is_constant);
         let tokens = Tensor::zeros([batch], device);
         let inputs = Rc::new(RefCell::new(Inputs { tokens, state: Some(state.clone()) }));
-        let run = run(model, inputs.clone());
-        if !recordable {
-            return Self { step: Step::Plain(run), inputs };
+        if records_graphs(device) && state.layers.iter().all(MixerState::is_constant) {
+            let mut graph = capture(device, run(model.clone(), inputs.clone()));
+            if graph.is_hardware() {
+                restore(&inputs, &state);
+                if continues(&mut graph, &inputs, &model, &state) {
+                    restore(&inputs, &state);
+                    return Self { step: Step::Recorded(Box::new(graph)), inputs };
+                }
+            }
+            inputs.borrow_mut().state = Some(state);
         }
-        let graph = capture(device, run);
-        let after = inputs.borrow_mut().state.take();
-        let restored = match after {
-            Some(after) if graph.is_hardware() => overwrite_state(after, state),
-            _ => state,
-        };
-        inputs.borrow_mut().state = Some(restored);
-        Self { step: Step::Recorded(Box::new(graph)), inputs }
+        let run = run(model, inputs.clone());
+        Self { step: Step::Plain(run), inputs }
     }
 
-    /// Logits `[b v]` after one token a row, `[b]`. Where [`Self::is_recorded`], the next step overwrites
-    /// them.
+    /// Logits `[b v]` after one token a row, `[b]`.
     ///
     /// # Panics
     ///
@@ -89,28 +88,72 @@ impl Decoder {
 
     /// The state after the last step.
     pub fn into_state(self) -> State {
-        let state = self.inputs.borrow_mut().state.take();
-        state.unwrap_or(State { layers: Vec::new() })
+        self.inputs.borrow_mut().state.take().expect("the state that the last step left")
     }
 }
 
 fn run<M: Backbone + 'static>(model: M, inputs: Rc<RefCell<Inputs>>) -> Run {
     Box::new(move || {
         let mut inputs = inputs.borrow_mut();
-        let state = inputs.state.take().unwrap_or(State { layers: Vec::new() });
+        let state = inputs.state.take().expect("the state that the last step left");
         let (logits, state) = model.step(inputs.tokens.clone(), state);
         inputs.state = Some(state);
         logits
     })
 }
 
-/// Runs the recorded step.
+/// Writes the state at the start into the buffers of the recorded one.
+fn restore(inputs: &RefCell<Inputs>, state: &State) {
+    let mut inputs = inputs.borrow_mut();
+    let recorded = inputs.state.take().expect("the state that the last step left");
+    inputs.state = Some(overwrite_state(recorded, state.clone()));
+}
+
+/// Whether two recorded steps leave the state that two steps by hand leave. They do not where a layer writes
+/// its state elsewhere than it reads it, for want of a native step: a recording would stand still.
+fn continues<M: Backbone>(
+    graph: &mut Graph<Tensor<2>, Run>,
+    inputs: &RefCell<Inputs>,
+    model: &M,
+    state: &State,
+) -> bool {
+    const CLOSE: f64 = 0.02; // far above the rounding of bf16, far below another token's state
+    let token = |id: i64| inputs.borrow().tokens.clone().full_like(id);
+    let mut by_hand = state.clone();
+    for id in [i64::from(model.vocab_size() > 1), 0] {
+        let tokens = token(id);
+        by_hand = model.step(tokens.clone(), by_hand).1;
+        let before = inputs.borrow().tokens.clone();
+        let after = overwrite(before, tokens);
+        inputs.borrow_mut().tokens = after;
+        drop(replay(graph));
+    }
+    let recorded = inputs.borrow().state.clone();
+    let pairs = recorded.into_iter().flat_map(|state| state.layers).zip(by_hand.layers);
+    pairs.into_iter().all(|pair| match pair {
+        (MixerState::Ssm { conv, ssm }, MixerState::Ssm { conv: want_conv, ssm: want_ssm }) => {
+            distance(conv, want_conv) < CLOSE && distance(ssm, want_ssm) < CLOSE
+        }
+        _ => false,
+    })
+}
+
+/// Relative L2 distance.
+fn distance<const D: usize>(got: Tensor<D>, want: Tensor<D>) -> f64 {
+    let norm = |x: Tensor<D>| x.cast(DType::F32).square().sum().sqrt().into_scalar::<f64>();
+    let size = norm(want.clone());
+    norm(got - want) / size.max(f64::MIN_POSITIVE)
+}
+
+/// Runs the recorded step; its logits are copied, so that they outlive the next one.
 #[allow(unsafe_code, reason = "burn leaves the lifetime of a graph's buffers to its caller")]
 fn replay(graph: &mut Graph<Tensor<2>, Run>) -> Tensor<2> {
     // SAFETY: the graph's closure holds the model and, through `inputs`, the tokens and the state; the graph
-    // itself holds the logits, and its own pages hold what lies between. `Decoder` is not `Send`, so that
-    // tokens are written, steps run and logits read on the stream that the graph was recorded on.
-    unsafe { graph.replay() }.clone()
+    // itself holds the logits, and its own pages hold what lies between. None of these buffers leaves this
+    // type while it lives, and it is not `Send`: tokens are written, steps run and logits copied on one thread,
+    // so on the stream that the graph was recorded on unless that thread changes its stream by CubeCL.
+    let logits = unsafe { graph.replay() }.clone();
+    logits * 1.0
 }
 
 /// Whether steps on `device` can be recorded with gradients left out.

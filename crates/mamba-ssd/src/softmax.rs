@@ -18,7 +18,17 @@ const MASKED: f64 = -1e30;
 /// # Shapes
 ///
 /// `scores [b h t s]` with `s ≥ t`, and so the result.
+///
+/// # Panics
+///
+/// If there are fewer columns than tokens, or with packed documents any other number.
 pub fn causal_softmax(scores: Tensor<4>, segments: Option<&Segments>) -> Tensor<4> {
+    let [_, _, tokens, columns] = scores.dims();
+    assert!(columns >= tokens, "{columns} columns for {tokens} tokens, which see at least themselves");
+    assert!(
+        segments.is_none() || columns == tokens,
+        "packed documents have no cache: {columns} columns for {tokens} tokens"
+    );
     #[cfg(any(feature = "flex", feature = "cube"))]
     if crate::kernels::available(&scores.device(), scores.dtype()) {
         let [b, _, t, _] = scores.dims();

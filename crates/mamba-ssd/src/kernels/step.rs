@@ -13,7 +13,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, DispatchDevice, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 
-use super::cube::WIDEST;
+use super::cube::{WIDEST, step_fits};
 
 /// Where in a row of the input projection the convolution's channels begin, and what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -142,8 +142,12 @@ impl TokenStep {
         let alike = self.weight.dtype() == dtype
             && self.window.dtype() == dtype
             && vectors.into_iter().all(|vector| vector.dtype() == dtype);
-        let native = matches!(device.as_dispatch(), DispatchDevice::Cube(_));
-        let fits = self.state.dims()[3] <= WIDEST;
-        alike && native && fits && self.state.dtype() == DType::F32 && !device.is_autodiff()
+        let [_, _, p, n] = self.state.dims();
+        let native = match device.as_dispatch() {
+            DispatchDevice::Cube(device) => n <= WIDEST && step_fits(&device.client(), p, n),
+            #[allow(unreachable_patterns)] // other backends that a program may compile in
+            _ => false,
+        };
+        alike && native && self.state.dtype() == DType::F32 && !device.is_autodiff()
     }
 }

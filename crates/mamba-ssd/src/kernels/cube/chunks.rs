@@ -10,7 +10,7 @@
 //!
 //! One cube walks over a span of one head with a tile of P rows of the state. The state stays in
 //! registers in f32; products take their factors in the dtype of x and add up in f32. While a chunk is
-//! computed the next one is on its way to shared memory, and blocks of `C Bᵀ` above the diagonal are skipped.
+//! computed the next one is on its way to shared memory, and blocks above the diagonal are not multiplied by x.
 
 use cubecl::prelude::*;
 
@@ -109,13 +109,14 @@ impl Blocks {
         2 * tiles + 4 * (10 * q + 8 * (self.rows + 1) * self.p_stride() + 1)
     }
 
-    /// The same with as much copied ahead as leaves room for two cubes in a multiprocessor.
-    pub fn staged(self, bytes: impl Fn(&Self) -> usize) -> Self {
+    /// The same with as much copied ahead as leaves room for two cubes in a multiprocessor, and for one in
+    /// `limit` bytes.
+    pub fn staged(self, limit: usize, bytes: impl Fn(&Self) -> usize) -> Self {
         if self.emulated {
             return self;
         }
         let choices = [(2, 2), (2, 1), (1, 1)].map(|(stages, ring)| Self { stages, ring, ..self });
-        choices.into_iter().find(|blocks| bytes(blocks) <= HALF_OF_SHARED).unwrap_or(self)
+        choices.into_iter().find(|blocks| bytes(blocks) <= HALF_OF_SHARED.min(limit)).unwrap_or(self)
     }
 
     /// Numbers of shared memory that the emulated products of a plane need.

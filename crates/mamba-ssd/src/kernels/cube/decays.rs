@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Every factor is at most 1 and has a sum of its own logarithms. Inside a block the decay is
-//! `exp(S_l - S_s)` with the sums S of at most 16 logarithms: the only differences of sums, exact to
-//! 16 · 104 · 2⁻²⁴, a hundredth of the rounding of the half precision that products are taken in.
+//! `exp(S_l - S_s)` with the sums S of at most 16 logarithms: the only differences of sums. They are exact
+//! to a few units of rounding of the sums: 1e-6 in ordinary blocks, 1e-4 where every logarithm is at its least.
 
 use cubecl::prelude::*;
 

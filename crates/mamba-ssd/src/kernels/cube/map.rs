@@ -60,7 +60,13 @@ impl Map {
     }
 
     pub fn empty(&self, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
-        empty_device_contiguous_dtype(self.x.client.clone(), self.x.device.clone(), shape.into(), dtype)
+        let shape = shape.into();
+        let count = shape.num_elements();
+        assert!(
+            count <= u32::MAX as usize,
+            "kernels count in 32 bits, too few for {count} numbers: split the batch"
+        );
+        empty_device_contiguous_dtype(self.x.client.clone(), self.x.device.clone(), shape, dtype)
     }
 
     pub fn chunks(&self) -> usize {

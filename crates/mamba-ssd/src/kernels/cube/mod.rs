@@ -30,6 +30,7 @@ use cubecl::client::Client;
 use super::ops::SsdOps;
 use map::Map;
 
+pub(super) use layers::step_fits;
 #[cfg(feature = "cuda")]
 pub(super) use layers::sum_of_parts;
 pub use tensor_cores::emulate_tensor_cores;

@@ -119,7 +119,7 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
     let dc = map.empty(db.shape(), map.x.dtype);
     let dlog_a = map.empty([map.batch, map.t, parts, 1], DType::F32);
     let leaving = map.empty(adjoints.shape(), DType::F32);
-    let blocks = Blocks { reverse: true, ..blocks }.staged(Blocks::gradients_bytes);
+    let blocks = Blocks { reverse: true, ..blocks }.staged(shared_bytes(map), Blocks::gradients_bytes);
     gradients::launch(
         &map.x.client,
         count(map, blocks),
@@ -167,6 +167,11 @@ fn enter(
     })
 }
 
+/// Bytes of shared memory that a cube may have.
+fn shared_bytes(map: &Map) -> usize {
+    map.x.client.properties().hardware.max_shared_memory_size
+}
+
 fn count(map: &Map, blocks: Blocks) -> CubeCount {
     let tiles = map.p.div_ceil(blocks.chunk());
     let [cubes, tiles, spans] = [map.batch * map.heads, tiles, map.spans()].map(|n| n as u32);
@@ -193,7 +198,7 @@ fn launch_chunks(
 ) {
     let none = map.empty([1], map.x.dtype);
     let [y, borders] = [to.y, to.borders].map(|tensor| tensor.unwrap_or(&none).clone());
-    let blocks = blocks.staged(Blocks::chunks_bytes);
+    let blocks = blocks.staged(shared_bytes(map), Blocks::chunks_bytes);
     chunks::launch(
         &map.x.client,
         count(map, blocks),

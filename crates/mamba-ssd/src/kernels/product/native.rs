@@ -19,7 +19,8 @@ pub(crate) fn native_product(a: Tensor<2>, b: Tensor<2>, transposed: [bool; 2]) 
 /// Rows of both, and of the result, must be whole units of the copy engine.
 fn fits(a: &Tensor<2>, b: &Tensor<2>) -> bool {
     let sizes = [a.dims()[1], b.dims()[0], b.dims()[1]];
-    let aligned = sizes.iter().all(|size| size.is_multiple_of(plan::ALIGNMENT));
+    let aligned =
+        sizes.iter().all(|&size| size > 0 && size.is_multiple_of(plan::ALIGNMENT)) && a.dims()[0] > 0;
     aligned && [a, b].iter().all(|tensor| tensor.dtype() == DType::BF16) && on_hopper(&a.device())
 }
 

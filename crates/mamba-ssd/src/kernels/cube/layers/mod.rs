@@ -17,6 +17,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
+use cubecl::client::Client;
 use cubecl::prelude::*;
 
 #[cfg(feature = "cuda")]
@@ -24,6 +25,13 @@ pub(in crate::kernels) use reduce::sum_of_parts;
 
 use crate::kernels::ops::KernelOps;
 use crate::kernels::rows::RowOps;
+
+/// Whether a head's step fits the device.
+pub(in crate::kernels) fn step_fits(client: &Client, p: usize, n: usize) -> bool {
+    let hardware = &client.properties().hardware;
+    hardware.max_units_per_cube as usize >= UNITS
+        && hardware.max_shared_memory_size >= step::state_bytes(p, n)
+}
 
 /// Units of a cube that works on one row.
 const UNITS: usize = 128;
@@ -35,7 +43,13 @@ fn wide(row: usize) -> usize {
 
 /// A contiguous array beside `like`.
 fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape.into(), dtype)
+    let shape = shape.into();
+    let count = shape.num_elements();
+    assert!(
+        count <= u32::MAX as usize,
+        "kernels count in 32 bits, too few for {count} numbers: split the batch"
+    );
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
 }
 
 fn empty_like(like: &CubeTensor) -> CubeTensor {
@@ -51,7 +65,7 @@ fn cubes(like: &CubeTensor, units: usize) -> (CubeCount, CubeDim) {
 /// One cube for each row, in a grid no axis of which is too long for any backend.
 fn cube_for_each(rows: usize) -> CubeCount {
     const LONGEST: usize = 1 << 15;
-    let high = rows.div_ceil(LONGEST);
+    let high = rows.div_ceil(LONGEST).max(1);
     CubeCount::Static(rows.div_ceil(high) as u32, high as u32, 1)
 }
 

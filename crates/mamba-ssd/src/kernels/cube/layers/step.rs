@@ -9,7 +9,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::reduce::lanes;
-use super::{UNITS, cube_for_each, cubes, empty, wide};
+use super::{UNITS, cube_for_each, cubes, empty, empty_like, wide};
 use crate::kernels::step::{ConvStep, StateStep, StepForm, StepOps};
 
 /// The convolution of one token, and its window moved on in place.
@@ -181,10 +181,15 @@ fn state_token<E: Float, W: Size>(
     }
 }
 
-/// The array itself where nothing else holds it, else a copy.
+/// Bytes of shared memory of a head's step.
+pub fn state_bytes(p: usize, n: usize) -> usize {
+    4 * (2 * n + p * (n / wide(n) + 1))
+}
+
+/// The array itself where nothing else holds it, else a copy. (burn's own copies may have rows padded.)
 fn own(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+    if tensor.can_mut() { tensor } else { overwrite(empty_like(&tensor), tensor) }
 }
 
 #[cube(launch)]
@@ -196,6 +201,9 @@ fn copy_into<E: Numeric>(source: &[E], target: &mut [E], #[define(E)] _dtype: El
 
 fn overwrite(target: CubeTensor, source: CubeTensor) -> CubeTensor {
     let source = into_contiguous(source);
+    if !target.is_contiguous() {
+        return source; // a view: nothing that a recording could have been given
+    }
     let units = target.shape().num_elements();
     let (count, dim) = cubes(&target, units);
     let dtype = dtype_to_storage_type(target.dtype);
