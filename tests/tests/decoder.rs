@@ -124,6 +124,18 @@ fn a_recorded_step_decodes_like_steps_by_hand() {
 }
 
 #[test]
+fn logits_outlive_the_next_step() {
+    let device = device();
+    let model = Stack::new(&ssm(), &device);
+    let mut decoder = Decoder::new(model.clone(), model.init_state(2, &device), &device);
+    let first = decoder.step(ints([1, 2], &device));
+    let before = values(first.clone());
+    let second = values(decoder.step(ints([3, 4], &device)));
+    assert_eq!(values(first), before);
+    assert_ne!(before, second);
+}
+
+#[test]
 fn a_hybrid_decodes_without_a_recording() {
     let attention = AttentionConfig::new(D, 2, 2, 8, RotaryConfig::new(8));
     let mixers = [ssm()[0].clone(), MixerConfig::Attention(attention)];

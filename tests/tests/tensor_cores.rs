@@ -57,4 +57,5 @@ fn blocks_of_tokens_equal_the_recurrence() {
 #[test]
 fn gradients_by_blocks_equal_those_of_the_recurrence() {
     agree([2, 37, 4, 20, 2, 12], 1, true);
+    agree([1, 300, 2, 9, 1, 12], 1, true); // in two spans
 }

@@ -31,6 +31,7 @@
 //! p head dimension, g groups, n state size; see `docs/notation.md`.
 
 mod backbone;
+mod capabilities;
 pub mod conv;
 mod decoder;
 mod gate;
@@ -39,13 +40,13 @@ mod kernels;
 mod linear;
 mod mixer;
 pub mod norm;
-mod paths;
 pub mod rope;
 mod segments;
 mod softmax;
 mod ssd;
 
 pub use backbone::{Backbone, State};
+pub use capabilities::{Capability, capabilities};
 pub use decoder::Decoder;
 pub use gate::silu_gate;
 #[cfg(feature = "cube")]
@@ -56,7 +57,6 @@ pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba2,
     Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,
 };
-pub use paths::{Path, paths};
 pub use segments::Segments;
 pub use softmax::causal_softmax;
 pub use ssd::{

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::{Device, Distribution, Tensor};
 
-use mamba_ssd::paths;
+use mamba_ssd::capabilities;
 
 use crate::console::say;
 use crate::device::{DeviceChoice, probe};
@@ -39,8 +39,8 @@ pub fn run() -> Result<()> {
 
 /// One line for each dtype: how the device computes in it.
 fn say_forms(device: &Device) {
-    for forms in paths(device).chunk_by(|one, next| one.dtype == next.dtype) {
-        let list: Vec<_> = forms.iter().map(|path| format!("{} by {}", path.operation, path.form)).collect();
+    for forms in capabilities(device).chunk_by(|one, next| one.dtype == next.dtype) {
+        let list: Vec<_> = forms.iter().map(|one| format!("{} by {}", one.operation, one.form)).collect();
         let dtype = format!("{:?}", forms[0].dtype);
         say(format_args!("{:<10} {dtype:<4} {}", "", list.join("; ")));
     }

@@ -118,9 +118,9 @@ pub(crate) struct TokenStep {
 impl TokenStep {
     /// `y [b h·p]`, the window and the state after the token; or the step as it was where the device has no
     /// native one, or gradients are wanted.
-    pub fn run(self) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Self> {
+    pub fn run(self) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Box<Self>> {
         if !self.available() {
-            return Err(self);
+            return Err(Box::new(self));
         }
         let d = self.d.into_dispatch();
         let bias = self.bias.map_or_else(|| d.clone(), |bias| bias.into_dispatch());

@@ -14,7 +14,7 @@
 
 use cubecl::prelude::*;
 
-use super::decays::Decays;
+use super::decays::{Decays, Tokens};
 use super::mma::{One, Pair, Role, Row, as_a, load, times_columns, zeros};
 use super::tiles::{
     arrive, borders_at, fetch, fetch_log, flush, load_state, projections_at, put_rows, scale_rows,
@@ -352,7 +352,16 @@ fn outputs<E: Float, O: Size>(
     for step in 0..rows {
         let j = comptime!(rows - 1 - step);
         if comptime!(blocks.emulated) || spot.block >= j {
-            let mut weights = decays.of_rows::<O>(at.turn, j, between, upper, lower, spot, blocks);
+            let mut weights = decays.of_block::<O>(
+                at.turn,
+                j,
+                between,
+                upper,
+                lower,
+                spot,
+                comptime!(Tokens::Queries),
+                blocks,
+            );
             #[unroll]
             for i in 0..4usize {
                 weights[i] *= scores[comptime!(4 * j + i)];

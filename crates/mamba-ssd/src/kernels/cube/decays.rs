@@ -20,6 +20,13 @@ use super::tiles::read_pair;
 /// Below this the exponential is 0 in f32.
 const LEAST: f32 = -104.0;
 
+/// What the rows of a plane are: tokens l that look back, or tokens s that are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Tokens {
+    Queries,
+    Keys,
+}
+
 /// Tables of two chunks, this one's and the next.
 #[derive(CubeType)]
 pub(super) struct Decays {
@@ -123,9 +130,10 @@ impl Decays {
         read_pair::<f32, O>(self.columns.with_vector_size::<O>(), at, blocks)
     }
 
-    /// `a_{s+1} ⋯ a_l` for what a unit holds of the product of its plane's rows l with block j of tokens s,
-    /// 0 for s > l. `between` is the sum of T over the blocks between, `upper` and `lower` R of its rows.
-    pub fn of_rows<O: Size>(
+    /// `a_{s+1} ⋯ a_l`, 0 for s > l, for what a unit holds of the product of its plane's rows with block j of
+    /// tokens. `between` is the sum of T over the blocks between; `upper` and `lower` are the decays of its two
+    /// rows to the border of their block, R where they are queries and E where they are keys.
+    pub fn of_block<O: Size>(
         &self,
         turn: usize,
         j: usize,
@@ -133,63 +141,40 @@ impl Decays {
         upper: f32,
         lower: f32,
         spot: &Spot,
+        #[comptime] rows: Tokens,
         #[comptime] blocks: Blocks,
     ) -> Array<Pair<f32>> {
+        let queries = comptime!(rows == Tokens::Queries);
         let mut decays = zeros(4usize);
-        let first = turn * comptime!(blocks.chunk()) + spot.g;
         let own = 16 * spot.block;
+        let apart = if comptime!(queries) { j < spot.block } else { j > spot.block };
         #[unroll]
         for i in 0..4usize {
-            let s = comptime!(i / 2 * 8) + spot.i;
+            let row = spot.g + comptime!(i % 2 * 8);
+            let column = comptime!(i / 2 * 8) + spot.i;
             if j == spot.block {
-                let l = spot.g + comptime!(i % 2 * 8);
-                let row = self.sums[first + own + comptime!(i % 2 * 8)].extract(0usize);
-                let columns = self.sums::<O>(turn, own + s, blocks);
+                let to_row = self.sums[turn * comptime!(blocks.chunk()) + own + row].extract(0usize);
+                let to_columns = self.sums::<O>(turn, own + column, blocks);
                 let mut pair = Pair::<f32>::new(0.0);
                 #[unroll]
                 for k in 0..2usize {
-                    pair.insert(k, select(s + k <= l, (row - columns.extract(k)).exp(), f32::new(0.0)));
+                    let to_column = to_columns.extract(k);
+                    let (log, seen) = if comptime!(queries) {
+                        (to_row - to_column, column + k <= row)
+                    } else {
+                        (to_column - to_row, row <= column + k)
+                    };
+                    pair.insert(k, select(seen, log.exp(), f32::new(0.0)));
                 }
                 decays[i] = pair;
-            } else if j < spot.block {
-                let row = if comptime!(i % 2 == 0) { upper } else { lower };
-                decays[i] = self.columns::<O>(turn, 16 * j + s, blocks) * Pair::new(between.exp() * row);
-            }
-        }
-        decays
-    }
-
-    /// The same with rows and columns exchanged, for the product of a plane's rows s with block j of tokens
-    /// l. `upper` and `lower` are E of its rows.
-    pub fn of_columns<O: Size>(
-        &self,
-        turn: usize,
-        j: usize,
-        between: f32,
-        upper: f32,
-        lower: f32,
-        spot: &Spot,
-        #[comptime] blocks: Blocks,
-    ) -> Array<Pair<f32>> {
-        let mut decays = zeros(4usize);
-        let first = turn * comptime!(blocks.chunk()) + spot.g;
-        let own = 16 * spot.block;
-        #[unroll]
-        for i in 0..4usize {
-            let l = comptime!(i / 2 * 8) + spot.i;
-            if j == spot.block {
-                let s = spot.g + comptime!(i % 2 * 8);
-                let column = self.sums[first + own + comptime!(i % 2 * 8)].extract(0usize);
-                let rows = self.sums::<O>(turn, own + l, blocks);
-                let mut pair = Pair::<f32>::new(0.0);
-                #[unroll]
-                for k in 0..2usize {
-                    pair.insert(k, select(s <= l + k, (rows.extract(k) - column).exp(), f32::new(0.0)));
-                }
-                decays[i] = pair;
-            } else if j > spot.block {
-                let column = if comptime!(i % 2 == 0) { upper } else { lower };
-                decays[i] = self.rows::<O>(turn, 16 * j + l, blocks) * Pair::new(between.exp() * column);
+            } else if apart {
+                let to_border = if comptime!(i % 2 == 0) { upper } else { lower };
+                let columns = if comptime!(queries) {
+                    self.columns::<O>(turn, 16 * j + column, blocks)
+                } else {
+                    self.rows::<O>(turn, 16 * j + column, blocks)
+                };
+                decays[i] = columns * Pair::new(between.exp() * to_border);
             }
         }
         decays

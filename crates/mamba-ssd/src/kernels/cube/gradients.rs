@@ -24,7 +24,7 @@
 use cubecl::prelude::*;
 
 use super::chunks::{Blocks, ChunkSizes, Spot, add_keys, chunk_at, spot, up_to_own};
-use super::decays::Decays;
+use super::decays::{Decays, Tokens};
 use super::mma::{One, Pair, Row, as_a, times_columns, zeros};
 use super::tiles::{
     Source, arrive, borders_at, fetch, fetch_log, flush, load_state, projections_at, put_pairs, put_rows,
@@ -248,7 +248,8 @@ fn keys<E: Float, O: Size>(
     let mut between = f32::new(0.0);
     let first = if comptime!(blocks.emulated) { 0usize.runtime() } else { spot.block };
     for j in first..rows {
-        let decay = decays.of_columns::<O>(at.turn, j, between, upper, lower, spot, blocks);
+        let decay =
+            decays.of_block::<O>(at.turn, j, between, upper, lower, spot, comptime!(Tokens::Keys), blocks);
         between += select(j > spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
         let mut weights = bs.cross(&tiles.bs, &tiles.cs, at.n, j, ns, scratch, blocks);
         let mut values = xs.cross(&tiles.xs, &tiles.ys, at.p, j, ps, scratch, blocks);
@@ -257,10 +258,10 @@ fn keys<E: Float, O: Size>(
             let l = 16 * j + comptime!(8 * half) + spot.i;
             let mut terms = Array::<Pair<f32>>::new(2usize);
             #[unroll]
-            for lower in 0..2usize {
-                let i = comptime!(2 * half + lower);
+            for eight in 0..2usize {
+                let i = comptime!(2 * half + eight);
                 values[i] *= decay[i];
-                terms[lower] = without_diagonal(weights[i] * values[i], l, row + comptime!(8 * lower));
+                terms[eight] = without_diagonal(weights[i] * values[i], l, row + comptime!(8 * eight));
                 weights[i] *= decay[i];
             }
             of_upper += terms[0usize].extract(0usize) + terms[0usize].extract(1usize);
@@ -323,7 +324,8 @@ fn queries<E: Float, O: Size>(
     for step in 0..count {
         let j = count - 1 - step;
         let mut values = ys.cross(&tiles.ys, &tiles.xs, at.p, j, ps, scratch, blocks);
-        let decay = decays.of_rows::<O>(at.turn, j, between, upper, lower, spot, blocks);
+        let decay =
+            decays.of_block::<O>(at.turn, j, between, upper, lower, spot, comptime!(Tokens::Queries), blocks);
         between += select(j < spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
         #[unroll]
         for i in 0..4usize {

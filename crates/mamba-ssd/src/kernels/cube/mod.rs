@@ -6,6 +6,7 @@
 //! `x`. No float atomics: results do not depend on the order that cubes run in.
 
 #![allow(clippy::too_many_arguments, reason = "kernels take their arrays one by one")]
+#![allow(clippy::needless_range_loop, reason = "kernels have no iterators over arrays")]
 
 mod backward;
 mod chunks;

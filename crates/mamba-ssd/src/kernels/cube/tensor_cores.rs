@@ -28,10 +28,16 @@ thread_local! {
 /// products computed in shared memory: for tests of everything but the instruction itself.
 #[doc(hidden)]
 pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
+    /// Ends the emulation, also when `run` panics.
+    struct End;
+    impl Drop for End {
+        fn drop(&mut self) {
+            EMULATED.set(None);
+        }
+    }
     EMULATED.set(Some(rows));
-    let result = run();
-    EMULATED.set(None);
-    result
+    let _end = End;
+    run()
 }
 
 /// The blocks that fit the map, where the device multiplies in its dtype.

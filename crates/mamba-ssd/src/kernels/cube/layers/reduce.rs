@@ -8,27 +8,16 @@ use cubecl::prelude::*;
 
 use super::{UNITS, cubes, empty};
 
-/// The sum of every unit's part, in one order.
-#[cube]
-pub fn total(part: f32, parts: &mut Shared<[f32]>) -> f32 {
-    let unit = UNIT_POS as usize;
-    sync_cube();
-    parts[unit] = part;
-    let mut half = comptime!(UNITS / 2).runtime();
-    while half > 0 {
-        sync_cube();
-        if unit < half {
-            parts[unit] = parts[unit] + parts[unit + half];
-        }
-        half /= 2;
-    }
-    sync_cube();
-    parts[0usize]
+/// How parts become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fold {
+    Sum,
+    Largest,
 }
 
-/// The largest of every unit's part.
+/// One number of every unit's part, in one order.
 #[cube]
-pub fn largest(part: f32, parts: &mut Shared<[f32]>) -> f32 {
+pub fn fold(part: f32, parts: &mut Shared<[f32]>, #[comptime] fold: Fold) -> f32 {
     let unit = UNIT_POS as usize;
     sync_cube();
     parts[unit] = part;
@@ -36,7 +25,8 @@ pub fn largest(part: f32, parts: &mut Shared<[f32]>) -> f32 {
     while half > 0 {
         sync_cube();
         if unit < half {
-            parts[unit] = max(parts[unit], parts[unit + half]);
+            let (one, other) = (parts[unit], parts[unit + half]);
+            parts[unit] = if comptime!(fold == Fold::Sum) { one + other } else { max(one, other) };
         }
         half /= 2;
     }

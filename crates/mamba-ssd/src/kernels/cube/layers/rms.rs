@@ -13,7 +13,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::reduce::{lanes, sum_of_parts, total};
+use super::reduce::{Fold, fold, lanes, sum_of_parts};
 use super::{UNITS, cube_for_each, cubes, empty, empty_like, wide};
 
 /// Rows whose share of `dw` one unit adds up.
@@ -29,7 +29,7 @@ fn rms_forward<E: Float, W: Size>(
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (row, vectors) = (CUBE_POS as usize, weight.len());
+    let (row, vectors) = (CUBE_POS, weight.len());
     if row >= x.len() / vectors {
         terminate!();
     }
@@ -42,7 +42,8 @@ fn rms_forward<E: Float, W: Size>(
             squares += x * x;
         }
     }
-    let mean = total(lanes::<W>(squares, wide), &mut parts) / f32::cast_from(vectors * wide);
+    let mean =
+        fold(lanes::<W>(squares, wide), &mut parts, comptime!(Fold::Sum)) / f32::cast_from(vectors * wide);
     let scale = Vector::<f32, W>::new(f32::new(1.0) / (mean + epsilon).sqrt());
     for round in 0..vectors.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
@@ -65,7 +66,7 @@ fn rms_backward<E: Float, W: Size>(
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (row, vectors) = (CUBE_POS as usize, weight.len());
+    let (row, vectors) = (CUBE_POS, weight.len());
     if row >= scales.len() {
         terminate!();
     }
@@ -82,9 +83,9 @@ fn rms_backward<E: Float, W: Size>(
         }
     }
     let d = f32::cast_from(vectors * wide);
-    let mean = total(lanes::<W>(squares, wide), &mut parts) / d;
+    let mean = fold(lanes::<W>(squares, wide), &mut parts, comptime!(Fold::Sum)) / d;
     let scale = f32::new(1.0) / (mean + epsilon).sqrt();
-    let along = total(lanes::<W>(along, wide), &mut parts) / d * scale * scale;
+    let along = fold(lanes::<W>(along, wide), &mut parts, comptime!(Fold::Sum)) / d * scale * scale;
     if UNIT_POS == 0 {
         scales[row] = scale;
     }

@@ -11,7 +11,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::reduce::{largest, total};
+use super::reduce::{Fold, fold};
 use super::{UNITS, cube_for_each, empty_like};
 
 /// Below every score.
@@ -30,7 +30,7 @@ fn softmax_forward<E: Float, I: Int>(
     #[define(I)] _index: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= scores.len() / s {
         terminate!();
     }
@@ -44,7 +44,7 @@ fn softmax_forward<E: Float, I: Int>(
             top = max(top, f32::cast_from(scores[row * s + i]));
         }
     }
-    let top = largest(top, &mut parts);
+    let top = fold(top, &mut parts, comptime!(Fold::Largest));
     let mut sum = f32::new(0.0);
     for round in 0..s.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
@@ -52,7 +52,7 @@ fn softmax_forward<E: Float, I: Int>(
             sum += (f32::cast_from(scores[row * s + i]) - top).exp();
         }
     }
-    let scale = f32::new(1.0) / total(sum, &mut parts);
+    let scale = f32::new(1.0) / fold(sum, &mut parts, comptime!(Fold::Sum));
     for round in 0..s.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
         if i < s {
@@ -74,7 +74,7 @@ fn softmax_backward<E: Float>(
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let row = CUBE_POS as usize;
+    let row = CUBE_POS;
     if row >= grad.len() / s {
         terminate!();
     }
@@ -85,7 +85,7 @@ fn softmax_backward<E: Float>(
             sum += f32::cast_from(probabilities[row * s + i]) * f32::cast_from(grad[row * s + i]);
         }
     }
-    let mean = total(sum, &mut parts);
+    let mean = fold(sum, &mut parts, comptime!(Fold::Sum));
     for round in 0..s.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
         if i < s {

@@ -113,7 +113,7 @@ fn state_token<E: Float, W: Size>(
     let mut keys = Shared::<[f32]>::new_slice(n);
     let mut queries = Shared::<[f32]>::new_slice(n);
     let mut parts = Shared::<[f32]>::new_slice(comptime!(p * (row_lanes + 1)));
-    let index = CUBE_POS as usize;
+    let index = CUBE_POS;
     if index >= y.len() / p {
         terminate!();
     }

@@ -1,0 +1,66 @@
+//! Which form of each operation a device takes.
+
+use burn::tensor::{DType, Device};
+
+/// An operation in a dtype, and how a device computes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// `SSD`, `products`, or `layers`: convolution, gate, RMS norm, softmax.
+    pub operation: &'static str,
+    /// Of the values.
+    pub dtype: DType,
+    /// The form, in a few words.
+    pub form: &'static str,
+}
+
+const TENSOR_OPERATIONS: &str = "tensor operations";
+
+/// Every operation in f32, bf16 and f16, as far as `device` has the dtype, at the head dimension and state size
+/// of most models, 64.
+///
+/// # Example
+///
+/// ```
+/// # #[cfg(feature = "flex")] {
+/// let of_cpu = mamba_ssd::capabilities(&burn::tensor::Device::flex());
+/// assert!(of_cpu.iter().any(|capability| capability.operation == "SSD"));
+/// # }
+/// ```
+pub fn capabilities(device: &Device) -> Vec<Capability> {
+    let dtypes = [DType::F32, DType::BF16, DType::F16];
+    let supported = dtypes.into_iter().filter(|&dtype| device.supports_dtype(dtype));
+    supported.flat_map(|dtype| of_dtype(device, dtype)).collect()
+}
+
+#[cfg(any(feature = "flex", feature = "cube"))]
+fn of_dtype(device: &Device, dtype: DType) -> [Capability; 3] {
+    use crate::kernels::{available, product_form, ssd_form};
+    let layers = if available(device, dtype) { "native kernels" } else { TENSOR_OPERATIONS };
+    [
+        Capability { operation: "SSD", dtype, form: ssd_form(device, dtype).unwrap_or(TENSOR_OPERATIONS) },
+        Capability { operation: "products", dtype, form: product_form(device, dtype).unwrap_or("burn") },
+        Capability { operation: "layers", dtype, form: layers },
+    ]
+}
+
+#[cfg(not(any(feature = "flex", feature = "cube")))]
+fn of_dtype(_device: &Device, dtype: DType) -> [Capability; 3] {
+    ["SSD", "products", "layers"].map(|operation| Capability { operation, dtype, form: TENSOR_OPERATIONS })
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_has_native_layers_in_f32_and_not_in_bf16() {
+        let form = |operation, dtype| {
+            let all = capabilities(&Device::flex());
+            all.into_iter().find(|one| one.operation == operation && one.dtype == dtype).expect("it").form
+        };
+        assert_eq!(form("layers", DType::F32), "native kernels");
+        assert_eq!(form("layers", DType::BF16), TENSOR_OPERATIONS);
+        assert!(form("SSD", DType::BF16).starts_with("native scan"));
+        assert_eq!(form("products", DType::F32), "burn");
+    }
+}
