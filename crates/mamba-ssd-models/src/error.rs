@@ -25,7 +25,7 @@ pub enum ModelError {
         /// The folder.
         path: PathBuf,
         /// What was expected, and what to do.
-        hint: &'static str,
+        hint: String,
     },
     /// A configuration is malformed or of a family that is not covered.
     #[error("{}: {reason}", path.display())]
@@ -44,10 +44,12 @@ pub enum ModelError {
         reason: String,
     },
     /// The weights are not those of the configuration.
-    #[error("{}: the weights are not those that config.json describes: {mismatch}", path.display())]
+    #[error("{}: the weights are not those of the {family} that the configuration describes: {mismatch}", path.display())]
     Mismatch {
         /// The file or folder of the weights.
         path: PathBuf,
+        /// The family that was recognised.
+        family: &'static str,
         /// Every difference.
         mismatch: Mismatch,
     },

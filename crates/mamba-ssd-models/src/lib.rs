@@ -43,6 +43,7 @@ mod phi;
 pub mod sampling;
 mod tokenizer;
 
+pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{LlamaConfig, Mamba2LmConfig, ModelConfig, PhiConfig, SpecialTokens};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, generate, generate_one};

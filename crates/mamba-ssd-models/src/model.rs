@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use mamba_ssd::{Backbone, Mixer, MixerState, Segments};
 
 use crate::checkpoint;
-use crate::{Llama, Mamba2Lm, ModelConfig, ModelError, Phi};
+use crate::{Checkpoint, Llama, Mamba2Lm, ModelConfig, ModelError, Phi};
 
 /// A language model of any covered family.
 #[derive(Module, Debug)]
@@ -33,14 +33,14 @@ macro_rules! inside {
 }
 
 impl Model {
-    /// Reads a folder with `config.json` and `model.safetensors` (or its shards), as f32.
+    /// Reads a model in any format of [`Checkpoint`](crate::Checkpoint), as f32.
     ///
     /// # Errors
     ///
     /// If a file is missing, malformed or truncated, the family is not covered, or the tensors are
     /// not exactly those of the configuration.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self, ModelError> {
-        Self::load_as(dir, device, DType::F32)
+    pub fn load(path: &Path, device: &Device) -> Result<Self, ModelError> {
+        Self::load_as(path, device, DType::F32)
     }
 
     /// [`Model::load`], with weights of another float type.
@@ -48,8 +48,8 @@ impl Model {
     /// # Errors
     ///
     /// As [`Model::load`].
-    pub fn load_as(dir: &Path, device: &Device, dtype: DType) -> Result<Self, ModelError> {
-        checkpoint::load(dir, device, dtype)
+    pub fn load_as(path: &Path, device: &Device, dtype: DType) -> Result<Self, ModelError> {
+        Checkpoint::open(path)?.load(device, dtype)
     }
 
     /// A model from the text of its `config.json` and the bytes of its `model.safetensors`, as f32.

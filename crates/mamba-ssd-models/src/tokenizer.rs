@@ -37,7 +37,7 @@ impl Tokenizer {
         Self::parse(bytes, Path::new("tokenizer.json"))
     }
 
-    fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
+    pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Self, ModelError> {
         let path = path.to_path_buf();
         match tokenizers::Tokenizer::from_bytes(bytes) {
             Ok(inner) => Ok(Self { inner, path }),

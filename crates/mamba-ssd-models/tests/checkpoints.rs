@@ -270,20 +270,28 @@ fn damaged_files_are_refused() {
     for (length, part) in [
         (whole.len() - 5, "the file is truncated"),
         (300, "truncated"),
-        (3, "3 bytes are no safetensors file"),
+        (3, "no weights: expected a safetensors"),
     ] {
         std::fs::write(&path, &whole[..length]).expect("written");
         assert!(refused(dir.path()).contains(part), "{part}");
     }
     std::fs::write(&path, "<html>Not Found</html>, which someone saved").expect("written");
+    assert!(refused(dir.path()).contains("no weights: expected a safetensors"));
+    std::fs::write(&path, b"\0\0\0\0\0\0\0\x01{").expect("written");
     assert!(refused(dir.path()).contains("this is no safetensors file"));
     std::fs::write(&path, [8u8, 0, 0, 0, 0, 0, 0, 0].into_iter().chain(*b"not json").collect::<Vec<u8>>())
         .expect("written");
+    assert!(refused(dir.path()).contains("no weights: expected a safetensors"));
+    std::fs::write(&path, [8u8, 0, 0, 0, 0, 0, 0, 0].into_iter().chain(*b"{ot json").collect::<Vec<u8>>())
+        .expect("written");
     assert!(refused(dir.path()).contains("malformed header"));
     std::fs::remove_file(&path).expect("removed");
-    assert!(refused(dir.path()).contains("expected model.safetensors or"));
+    assert!(refused(dir.path()).contains("expected model.safetensors, pytorch_model.bin"));
     std::fs::write(dir.path().join("pytorch_model.bin"), "").expect("written");
-    assert!(refused(dir.path()).contains("found pytorch_model.bin; convert it"));
+    assert!(refused(dir.path()).contains("no weights: expected a safetensors, PyTorch or GGUF file"));
+    std::fs::write(dir.path().join("pytorch_model.bin"), b"PK\x03\x04 and nothing that belongs to it")
+        .expect("written");
+    assert!(refused(dir.path()).contains("not a state dict that can be read"));
     assert!(refused(&dir.path().join("nowhere")).contains("cannot read"));
 }
 
@@ -375,7 +383,7 @@ fn configs_of_other_families_are_refused() {
     };
     refused_with(
         &|config| config["model_type"] = json!("gpt2"),
-        "`model_type` is \"gpt2\", expected one of llama, llamba, phi",
+        "`model_type` is \"gpt2\", expected one of llama, llamba, qwen2, phi",
     );
     refused_with(&|config| *config = json!({}), "`model_type` is missing");
     refused_with(&|config| *config = json!([1]), "expected a JSON object");

@@ -9,6 +9,19 @@ pub(crate) struct Fields<'a> {
     path: String,
 }
 
+/// No axis of a published model is longer.
+pub(crate) const LARGEST: usize = 1 << 24;
+/// No published model is deeper.
+const MOST_LAYERS: usize = 4096;
+
+/// The product of two sizes that is an axis itself.
+pub(crate) fn axis(what: &str, a: usize, b: usize) -> Result<usize> {
+    match a.checked_mul(b) {
+        Some(size) if size <= LARGEST => Ok(size),
+        _ => Err(format!("{what} is {a} times {b}, expected at most {LARGEST}")),
+    }
+}
+
 /// What was found and what was expected, without the file's name.
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
@@ -91,14 +104,30 @@ impl<'a> Fields<'a> {
         Ok(number as usize)
     }
 
+    pub(crate) fn opt_usize(&self, name: &str) -> Result<Option<usize>> {
+        self.get(name).map(|_| self.usize(name)).transpose()
+    }
+
     pub(crate) fn usize_or(&self, name: &str, default: usize) -> Result<usize> {
         self.get(name).map_or(Ok(default), |_| self.usize(name))
     }
 
-    /// A whole number that sizes something: not 0.
+    /// A whole number that sizes something: not 0, and at most [`LARGEST`].
     pub(crate) fn size(&self, name: &str) -> Result<usize> {
+        self.size_within(name, LARGEST)
+    }
+
+    /// A number of layers: not 0, and at most [`MOST_LAYERS`].
+    pub(crate) fn layers(&self, name: &str) -> Result<usize> {
+        self.size_within(name, MOST_LAYERS)
+    }
+
+    fn size_within(&self, name: &str, most: usize) -> Result<usize> {
         match self.usize(name)? {
             0 => Err(format!("`{}` is 0, expected a positive whole number", self.path_to(name))),
+            size if size > most => {
+                Err(format!("`{}` is {size}, expected at most {most}", self.path_to(name)))
+            }
             size => Ok(size),
         }
     }

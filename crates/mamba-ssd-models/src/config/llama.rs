@@ -35,6 +35,8 @@ pub struct LlamaConfig {
     pub final_norm_epsilon: f64,
     /// Whether the embedding is also the head.
     pub tie_embeddings: bool,
+    /// Whether a head of its own has a bias.
+    pub lm_head_bias: bool,
     /// Whether the MLPs have biases.
     pub mlp_bias: bool,
     /// Context length the model was trained for, if known.
@@ -54,6 +56,7 @@ impl LlamaConfig {
             norm_epsilon: EPSILON,
             final_norm_epsilon: EPSILON,
             tie_embeddings: true,
+            lm_head_bias: false,
             mlp_bias: false,
             max_position: None,
             tokens: SpecialTokens::default(),
@@ -63,10 +66,10 @@ impl LlamaConfig {
     /// Number of parameters, counted without allocating any. A tied head counts once.
     pub fn n_params(&self) -> usize {
         let (v, d, i) = (self.vocab_size, self.d_model, self.d_mlp);
-        let embeddings = if self.tie_embeddings { v * d } else { 2 * v * d };
+        let head = if self.tie_embeddings { 0 } else { v * d + if self.lm_head_bias { v } else { 0 } };
         let mlp = 3 * d * i + if self.mlp_bias { 2 * i + d } else { 0 };
         let layer = |mixer| mixers::n_params(mixer) + 2 * d + mlp;
-        embeddings + self.mixers.iter().map(layer).sum::<usize>() + d
+        v * d + head + self.mixers.iter().map(layer).sum::<usize>() + d
     }
 
     /// A model with random weights: normal with deviation 0.02 for the embedding, PyTorch's default
@@ -74,7 +77,7 @@ impl LlamaConfig {
     pub fn init(&self, device: &Device) -> Llama {
         let normal = Initializer::Normal { mean: 0.0, std: 0.02 };
         let embedding = EmbeddingConfig::new(self.vocab_size, self.d_model).with_initializer(normal);
-        let head = LinearConfig::new(self.d_model, self.vocab_size).with_bias(false);
+        let head = LinearConfig::new(self.d_model, self.vocab_size).with_bias(self.lm_head_bias);
         let norm = NormConfig::new(self.d_model).with_epsilon(self.final_norm_epsilon);
         Llama {
             embedding: embedding.init(device),
@@ -100,27 +103,45 @@ impl LlamaConfig {
         }
     }
 
+    /// transformers' name for this model with attention in every layer.
+    pub(super) fn transformer_family(&self) -> &'static str {
+        match self.mixers.first() {
+            Some(MixerConfig::Attention(attention)) if attention.qkv_bias && !attention.out_bias => "Qwen2",
+            _ => "Llama",
+        }
+    }
+
+    /// Qwen2 is Llama with biases on queries, keys and values; its sliding window is off in every
+    /// published model.
+    pub(super) fn from_qwen2(fields: &Fields) -> Result<Self> {
+        fields.only_bool("use_sliding_window", false)?;
+        let mut config = Self::from_llama(fields)?;
+        for mixer in &mut config.mixers {
+            if let MixerConfig::Attention(attention) = mixer {
+                (attention.qkv_bias, attention.out_bias) = (true, false);
+            }
+        }
+        Ok(config)
+    }
+
     pub(super) fn from_llama(fields: &Fields) -> Result<Self> {
         fields.only_str("hidden_act", "silu")?;
         let (d_model, n_heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
         let n_kv_heads = fields.size_or("num_key_value_heads", n_heads)?;
-        mixers::check_heads(n_heads, n_kv_heads)?;
         let head_dim = fields.size_or("head_dim", (d_model / n_heads).max(1))?;
+        mixers::check_heads(n_heads, n_kv_heads, head_dim)?;
         let bias = fields.bool_or("attention_bias", false)?;
         let rotary = rope::parse(fields, head_dim, ROPE)?;
         let attention = AttentionConfig::new(d_model, n_heads, n_kv_heads, head_dim, rotary);
         let attention = attention.with_qkv_bias(bias).with_out_bias(bias);
         let epsilon = fields.f64_or("rms_norm_eps", 1e-6)?;
-        let sizes = (fields.size("vocab_size")?, fields.size("num_hidden_layers")?);
+        let sizes = (fields.size("vocab_size")?, fields.layers("num_hidden_layers")?);
         Ok(Self {
             norm_epsilon: epsilon,
             final_norm_epsilon: epsilon,
             tie_embeddings: fields.bool_or("tie_word_embeddings", false)?,
             mlp_bias: fields.bool_or("mlp_bias", false)?,
-            max_position: fields
-                .get("max_position_embeddings")
-                .map(|_| fields.size("max_position_embeddings"))
-                .transpose()?,
+            max_position: fields.opt_usize("max_position_embeddings")?,
             tokens: SpecialTokens::parse(fields)?,
             ..Self::transformer(sizes.0, sizes.1, attention, fields.size("intermediate_size")?)
         })
@@ -129,7 +150,6 @@ impl LlamaConfig {
     /// Llamba's own format. Published files have no `attn_layer_idx`, `attn_cfg` and
     /// `block_norm_epsilon`; the code they belong to fixes the latter at 1e-5.
     pub(super) fn from_llamba(fields: &Fields) -> Result<Self> {
-        fields.only_bool("lm_head_bias", false)?;
         let mlp = fields.object("mlp_cfg")?;
         mlp.only_str("act_fn", "silu")?;
         let vocab_size = padded(fields.size("vocab_size")?, fields.size_or("pad_vocab_size_multiple", 8)?);
@@ -141,17 +161,15 @@ impl LlamaConfig {
             norm_epsilon: fields.f64_or("block_norm_epsilon", EPSILON)?,
             final_norm_epsilon: fields.f64_or("norm_epsilon", EPSILON)?,
             tie_embeddings: fields.bool_or("tie_embeddings", false)?,
+            lm_head_bias: fields.bool_or("lm_head_bias", false)?,
             mlp_bias: mlp.bool_or("bias", false)?,
-            max_position: fields
-                .get("max_position_embeddings")
-                .map(|_| fields.size("max_position_embeddings"))
-                .transpose()?,
+            max_position: fields.opt_usize("max_position_embeddings")?,
             tokens: SpecialTokens::parse(fields)?,
         })
     }
 
     fn llamba_mixers(fields: &Fields) -> Result<Vec<MixerConfig>> {
-        let (d_model, n_layers) = (fields.size("d_model")?, fields.size("n_layer")?);
+        let (d_model, n_layers) = (fields.size("d_model")?, fields.layers("n_layer")?);
         let attention_layers = fields.usizes("attn_layer_idx")?;
         if let Some(layer) = attention_layers.iter().find(|&&layer| layer >= n_layers) {
             return Err(format!(
@@ -180,14 +198,17 @@ impl LlamaConfig {
 
     fn to_llama(&self) -> Result<Value> {
         let attention = mixers::shared(&self.mixers, as_attention)?.ok_or("it has no layers")?;
-        if attention.qkv_bias != attention.out_bias || self.norm_epsilon != self.final_norm_epsilon {
-            return Err(
-                "transformers' Llama has biases on all projections or none, and one norm epsilon".into()
-            );
+        let qwen2 = self.transformer_family() == "Qwen2";
+        let covered = qwen2 || attention.qkv_bias == attention.out_bias;
+        if !covered || (qwen2 && self.mlp_bias) || self.norm_epsilon != self.final_norm_epsilon {
+            return Err("transformers' Llama has biases on all projections or none, its Qwen2 on queries, keys and values, both one norm epsilon".into());
+        }
+        if self.lm_head_bias {
+            return Err("its head has a bias, which transformers' Llama does not know".into());
         }
         let mut json = json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            "architectures": [if qwen2 { "Qwen2ForCausalLM" } else { "LlamaForCausalLM" }],
+            "model_type": if qwen2 { "qwen2" } else { "llama" },
             "vocab_size": self.vocab_size,
             "hidden_size": self.d_model,
             "intermediate_size": self.d_mlp,
@@ -197,10 +218,14 @@ impl LlamaConfig {
             "head_dim": attention.head_dim,
             "hidden_act": "silu",
             "rms_norm_eps": self.norm_epsilon,
-            "attention_bias": attention.qkv_bias,
-            "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tie_embeddings,
         });
+        if qwen2 {
+            json["use_sliding_window"] = json!(false);
+        } else {
+            json["attention_bias"] = json!(attention.qkv_bias);
+            json["mlp_bias"] = json!(self.mlp_bias);
+        }
         if let Some(max_position) = self.max_position {
             json["max_position_embeddings"] = json!(max_position);
         }
@@ -216,7 +241,7 @@ impl LlamaConfig {
             "vocab_size": self.vocab_size,
             "tie_embeddings": self.tie_embeddings,
             "pad_vocab_size_multiple": 1,
-            "lm_head_bias": false,
+            "lm_head_bias": self.lm_head_bias,
             "d_model": self.d_model,
             "n_layer": self.mixers.len(),
             "resid_dropout": 0.0,

@@ -7,7 +7,7 @@ use mamba_ssd::norm::NormConfig;
 use mamba_ssd::{Mamba2Config, Mixer};
 use serde_json::{Value, json};
 
-use super::json::{Fields, Result};
+use super::json::{self as fields_of, Fields, Result};
 use super::{SpecialTokens, padded};
 use crate::mamba2::{Mamba2Block, Mamba2Lm};
 
@@ -70,13 +70,13 @@ impl Mamba2LmConfig {
             .with_norm_epsilon(epsilon)
             .with_chunk_size(fields.size_or("chunk_size", 256)?);
         let n_heads = fields.size("num_heads")?;
-        if n_heads * mixer.headdim != mixer.d_inner() {
+        if n_heads.checked_mul(mixer.headdim) != mixer.expand.checked_mul(mixer.d_model) {
             let (head_dim, d_inner) = (mixer.headdim, mixer.d_inner());
             return Err(format!("{n_heads} heads of {head_dim} do not add up to the inner width {d_inner}"));
         }
         Self {
             vocab_size: fields.size("vocab_size")?,
-            n_layers: fields.size("num_hidden_layers")?,
+            n_layers: fields.layers("num_hidden_layers")?,
             mixer,
             norm_epsilon: epsilon,
             tie_embeddings: fields.bool_or("tie_word_embeddings", false)?,
@@ -108,7 +108,22 @@ impl Mamba2LmConfig {
             .with_chunk_size(ssm.size_or("chunk_size", 256)?);
         Self {
             vocab_size: padded(fields.size("vocab_size")?, fields.size_or("pad_vocab_size_multiple", 8)?),
-            n_layers: fields.size("n_layer")?,
+            n_layers: fields.layers("n_layer")?,
+            mixer,
+            norm_epsilon: 1e-5,
+            tie_embeddings: fields.bool_or("tie_embeddings", true)?,
+            tokens: SpecialTokens::parse(fields)?,
+        }
+        .checked()
+    }
+
+    /// Codestral as Mistral publishes it; what it leaves out are the defaults of state-spaces' code.
+    pub(super) fn from_mistral(fields: &Fields) -> Result<Self> {
+        fields.only_bool("rms_norm", true)?;
+        let mixer = Mamba2Config::new(fields.size("dim")?).with_ngroups(fields.size("n_groups")?);
+        Self {
+            vocab_size: padded(fields.size("vocab_size")?, fields.size_or("pad_vocab_size_multiple", 1)?),
+            n_layers: fields.layers("n_layers")?,
             mixer,
             norm_epsilon: 1e-5,
             tie_embeddings: fields.bool_or("tie_embeddings", true)?,
@@ -119,6 +134,8 @@ impl Mamba2LmConfig {
 
     /// An error if the heads and groups do not divide.
     fn checked(self) -> Result<Self> {
+        fields_of::axis("the inner width", self.mixer.expand, self.mixer.d_model)?;
+        fields_of::axis("the width of B and C", self.mixer.ngroups, self.mixer.d_state)?;
         let (d_inner, headdim, ngroups) = (self.mixer.d_inner(), self.mixer.headdim, self.mixer.ngroups);
         if !d_inner.is_multiple_of(headdim) || !self.mixer.n_heads().is_multiple_of(ngroups) {
             return Err(format!(

@@ -3,7 +3,7 @@
 use mamba_ssd::{Activation, AttentionConfig, DiscreteMamba2Config, MixerConfig};
 use serde_json::{Value, json};
 
-use super::json::{Fields, Result};
+use super::json::{self as fields_of, Fields, Result};
 use super::rope::{self, RopeDefaults};
 
 /// `ssm_cfg` of Llamba, `core_input` of Phi-Mamba.
@@ -20,6 +20,8 @@ pub(super) fn parse_ssm(fields: &Fields, d_model: usize) -> Result<DiscreteMamba
         .with_bias(bias)
         .with_z_bias(fields.bool_or("z_bias", !bias)?)
         .with_chunk_size(fields.size_or("chunk_size", 128)?);
+    fields_of::axis("the inner width", config.expand, d_model)?;
+    fields_of::axis("the width of B and C", groups, config.d_state)?;
     if !config.d_inner().is_multiple_of(n_heads) || !n_heads.is_multiple_of(groups) {
         let d_inner = config.d_inner();
         return Err(format!(
@@ -78,7 +80,7 @@ pub(super) fn parse_attention(
     };
     let n_kv_heads = fields.size_or("num_key_value_heads", n_heads)?;
     let head_dim = fields.size_or("head_dim", (d_model / n_heads).max(1))?;
-    check_heads(n_heads, n_kv_heads)?;
+    check_heads(n_heads, n_kv_heads, head_dim)?;
     let rotary = rope::parse(fields, head_dim, defaults.rope)?;
     let config = AttentionConfig::new(d_model, n_heads, n_kv_heads, head_dim, rotary);
     let (qkv, out) =
@@ -86,8 +88,9 @@ pub(super) fn parse_attention(
     Ok(config.with_qkv_bias(qkv).with_out_bias(out))
 }
 
-/// An error unless the key-value heads divide the query heads.
-pub(super) fn check_heads(n_heads: usize, n_kv_heads: usize) -> Result<()> {
+/// An error unless the key-value heads divide the query heads, and these are no wider than any.
+pub(super) fn check_heads(n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Result<()> {
+    fields_of::axis("the width of the heads", n_heads, head_dim)?;
     if n_heads.is_multiple_of(n_kv_heads) {
         return Ok(());
     }

@@ -4,10 +4,13 @@
 //! |---|---|---|
 //! | transformers Llama | `"model_type": "llama"` | [`LlamaConfig`], attention in every layer |
 //! | Llamba | `"model_type": "llamba"` | [`LlamaConfig`]; `attn_layer_idx` and `attn_cfg` make it a hybrid |
+//! | transformers Qwen2 | `"model_type": "qwen2"` | [`LlamaConfig`], biases on queries, keys and values |
 //! | transformers Phi | `"model_type": "phi"` | [`PhiConfig`], attention in every layer |
+//! | Phi before transformers had it | `"phi-msft"` and `"mixformer-sequential"` | the same |
 //! | Phi-Mamba | `LanguageModel`, `MixerModel`, `Block..` | [`PhiConfig`]; the blocks in the order of the file |
 //! | transformers Mamba-2 | `"model_type": "mamba2"` | [`Mamba2LmConfig`] |
 //! | state-spaces Mamba-2 | `ssm_cfg.layer` is `"Mamba2"` | [`Mamba2LmConfig`] |
+//! | Mistral's Codestral | `n_groups` beside `dim` | [`Mamba2LmConfig`] |
 //!
 //! A model is written in the dialect that its mixers call for.
 
@@ -29,6 +32,7 @@ pub use phi::PhiConfig;
 
 use crate::Model;
 use crate::checkpoint::Names;
+pub(crate) use json::LARGEST;
 use json::{Fields, Result};
 
 /// The configuration of any model.
@@ -51,7 +55,7 @@ pub struct SpecialTokens {
     pub eos: Vec<u32>,
 }
 
-const FAMILIES: &str = "llama, llamba, phi, Phi-Mamba, mamba2";
+const FAMILIES: &str = "llama, llamba, qwen2, phi, Phi-Mamba, mamba2";
 
 impl ModelConfig {
     /// Reads a `config.json` of any dialect.
@@ -66,7 +70,12 @@ impl ModelConfig {
         if fields.get("MixerModel").is_some() {
             return PhiConfig::from_phi_mamba(&fields).map(Self::Phi);
         }
+        if fields.get("dim").is_some() && fields.get("n_groups").is_some() {
+            return Mamba2LmConfig::from_mistral(&fields).map(Self::Mamba2);
+        }
         match fields.str_or("model_type", "")? {
+            "qwen2" => LlamaConfig::from_qwen2(&fields).map(Self::Llama),
+            "phi-msft" | "mixformer-sequential" => PhiConfig::from_older_phi(&fields).map(Self::Phi),
             "llama" => LlamaConfig::from_llama(&fields).map(Self::Llama),
             "llamba" => LlamaConfig::from_llamba(&fields).map(Self::Llama),
             "phi" => PhiConfig::from_phi(&fields).map(Self::Phi),
@@ -117,6 +126,21 @@ impl ModelConfig {
             Self::Llama(config) => config.mixers.clone(),
             Self::Phi(config) => config.mixers.clone(),
             Self::Mamba2(config) => vec![MixerConfig::Mamba2(config.mixer.clone()); config.n_layers],
+        }
+    }
+
+    /// What models of this kind are called.
+    pub fn family(&self) -> &'static str {
+        let mixers = self.mixers();
+        let attention = mixers.iter().filter(|mixer| matches!(mixer, MixerConfig::Attention(_))).count();
+        match (self, attention) {
+            (Self::Llama(config), n) if n == mixers.len() => config.transformer_family(),
+            (Self::Llama(_), 0) => "Llamba",
+            (Self::Llama(_), _) => "hybrid of Llama and Llamba",
+            (Self::Phi(_), n) if n == mixers.len() => "Phi",
+            (Self::Phi(_), 0) => "Phi-Mamba",
+            (Self::Phi(_), _) => "hybrid of Phi and Phi-Mamba",
+            (Self::Mamba2(_), _) => "Mamba-2",
         }
     }
 

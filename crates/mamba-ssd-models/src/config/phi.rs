@@ -4,6 +4,7 @@ use burn::module::Initializer;
 use burn::nn::{EmbeddingConfig, LinearConfig};
 use burn::tensor::Device;
 use mamba_ssd::norm::NormConfig;
+use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{AttentionConfig, MixerConfig};
 use serde_json::{Value, json};
 
@@ -82,8 +83,8 @@ impl PhiConfig {
         fields.only_bool("tie_word_embeddings", false)?;
         let (d_model, n_heads) = (fields.size("hidden_size")?, fields.size("num_attention_heads")?);
         let n_kv_heads = fields.size_or("num_key_value_heads", n_heads)?;
-        mixers::check_heads(n_heads, n_kv_heads)?;
         let head_dim = (d_model / n_heads).max(1);
+        mixers::check_heads(n_heads, n_kv_heads, head_dim)?;
         let rotary = rope::parse(fields, head_dim, ROPE)?;
         let attention = AttentionConfig::new(d_model, n_heads, n_kv_heads, head_dim, rotary);
         let mixer = MixerConfig::Attention(attention.with_qkv_bias(true).with_out_bias(true));
@@ -91,12 +92,38 @@ impl PhiConfig {
             vocab_size: fields.size("vocab_size")?,
             d_model,
             d_mlp: fields.size("intermediate_size")?,
-            mixers: vec![mixer; fields.size("num_hidden_layers")?],
+            mixers: vec![mixer; fields.layers("num_hidden_layers")?],
             norm_epsilon: fields.f64_or("layer_norm_eps", EPSILON)?,
-            max_position: fields
-                .get("max_position_embeddings")
-                .map(|_| fields.size("max_position_embeddings"))
-                .transpose()?,
+            max_position: fields.opt_usize("max_position_embeddings")?,
+            tokens: SpecialTokens::parse(fields)?,
+        })
+    }
+
+    /// Phi-1.5 before transformers knew it: phi-msft, and MixFormer before that.
+    pub(super) fn from_older_phi(fields: &Fields) -> Result<Self> {
+        fields.only_str("activation_function", "gelu_new")?;
+        fields.only_bool("tie_word_embeddings", false)?;
+        let (d_model, n_heads) = (fields.size("n_embd")?, fields.size("n_head")?);
+        let n_kv_heads = fields.size_or("n_head_kv", n_heads)?;
+        if n_kv_heads != n_heads || !d_model.is_multiple_of(n_heads) {
+            return Err(format!(
+                "{n_heads} heads with {n_kv_heads} for keys and values in a width of {d_model}: expected as many of each, which divide the width"
+            ));
+        }
+        let head_dim = d_model / n_heads;
+        let dim = fields.size("rotary_dim")?;
+        if dim > head_dim || !dim.is_multiple_of(2) {
+            return Err(format!("`rotary_dim` is {dim}, expected an even number of at most {head_dim}"));
+        }
+        let attention = AttentionConfig::new(d_model, n_heads, n_heads, head_dim, RotaryConfig::new(dim));
+        let mixer = MixerConfig::Attention(attention.with_qkv_bias(true).with_out_bias(true));
+        Ok(Self {
+            vocab_size: fields.size("vocab_size")?,
+            d_model,
+            d_mlp: fields.size_or("n_inner", 4 * d_model)?,
+            mixers: vec![mixer; fields.layers("n_layer")?],
+            norm_epsilon: fields.f64_or("layer_norm_epsilon", EPSILON)?,
+            max_position: fields.opt_usize("n_positions")?,
             tokens: SpecialTokens::parse(fields)?,
         })
     }
@@ -107,12 +134,12 @@ impl PhiConfig {
         let language = fields.object("LanguageModel")?.object("input")?;
         let model = fields.object("MixerModel")?.object("input")?;
         model.only_str("lm_head_prenorm", "layer")?;
-        let (d_model, n_layers) = (model.size("d_model")?, model.size("n_layer")?);
+        let (d_model, n_layers) = (model.size("d_model")?, model.layers("n_layer")?);
         let multiple = language.size_or("pad_vocab_size_multiple", 8)?;
         let mut mixers = Vec::new();
         for (name, _) in fields.iter().filter(|(name, _)| name.starts_with("Block")) {
             let block = fields.object(name)?;
-            mixers.extend(vec![phi_mamba_mixer(&block, d_model)?; block.size("n_layers")?]);
+            mixers.extend(vec![phi_mamba_mixer(&block, d_model)?; block.layers("n_layers")?]);
         }
         if mixers.len() != n_layers {
             return Err(format!(
