@@ -7,9 +7,9 @@
 //! | [`Mamba2Lm`] | Mamba-2 as transformers and state-spaces write it |
 //!
 //! Teacher, hybrid and student are one struct whose layers hold other mixers: a [`Llama`] whose every
-//! mixer is `DiscreteMamba2` *is* Llamba. A [`Model`] is any of them. It is read from and written to
-//! the usual folder (`config.json`, `model.safetensors`, `tokenizer.json`) with the key names of the
-//! published checkpoints; reading is strict, writing atomic. [`generate()`] decodes any
+//! mixer is `DiscreteMamba2` *is* Llamba. A [`Model`] is any of them. A [`Checkpoint`] is one in files
+//! of any format; reading is strict. What is written is the usual folder (`config.json`,
+//! `model.safetensors`, `tokenizer.json`) with the key names of the published checkpoints, atomically. [`generate()`] decodes any
 //! [`Backbone`](mamba_ssd::Backbone).
 //!
 //! ```
@@ -31,6 +31,7 @@
 //! # Ok::<(), mamba_ssd_convert::ConvertError>(())
 //! ```
 
+mod chat;
 mod checkpoint;
 mod config;
 mod convert;
@@ -43,7 +44,8 @@ mod phi;
 pub mod sampling;
 mod tokenizer;
 
-pub use checkpoint::{Checkpoint, TensorInfo};
+pub use chat::{ChatTemplate, Message};
+pub use checkpoint::{Checkpoint, Deviation, Reference, TensorInfo};
 pub use config::{LlamaConfig, Mamba2LmConfig, ModelConfig, PhiConfig, SpecialTokens};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, generate, generate_one};

@@ -81,6 +81,11 @@ impl Tokenizer {
         self.inner.token_to_id(word)
     }
 
+    /// The word of a token.
+    pub fn word(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
+    }
+
     /// The token that ends a text, if the vocabulary has one under a usual name. (A model's
     /// `config.json` knows better.)
     pub fn eos_id(&self) -> Option<u32> {

@@ -1,8 +1,8 @@
 //! Weights into a model, strictly.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::names::Names;
@@ -12,30 +12,113 @@ use crate::config::kind;
 use crate::error::Mismatch;
 use crate::{Model, ModelConfig, ModelError};
 
-/// The model of a configuration with the weights of a file.
+/// The tensors by the names of the configuration's dialect.
+pub(super) fn named<'a>(config: &ModelConfig, tensors: Tensors<'a>) -> Result<Tensors<'a>, ModelError> {
+    let names = config.names();
+    tensors.each_becomes(|key, tensor| match names.canonical(&key) {
+        Some(name) => vec![(name.to_string(), tensor)],
+        None => Vec::new(),
+    })
+}
+
+/// An error unless the tensors are exactly those of the configuration. Reads no weights, but the head
+/// that a tied embedding may have beside it.
+pub(super) fn check(config: &ModelConfig, tensors: &Tensors, device: &Device) -> Result<(), ModelError> {
+    check_size(config, tensors)?;
+    check_layers(config, tensors)?;
+    let expected = Expected::of(config, device);
+    let mut mismatch = Mismatch::default();
+    for (key, shape) in &expected.shapes {
+        match tensors.get(key).map(|tensor| tensor.shape()) {
+            None => mismatch.missing.push((key.clone(), shape.clone())),
+            Some(found) if found != shape => {
+                mismatch.wrong_shape.push((key.clone(), found.to_vec(), shape.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    let tied_head = config.tied() && tensors.get(HEAD).is_some();
+    let known = |key: &str| expected.shapes.contains_key(key) || (tied_head && key == HEAD);
+    let unknown = tensors.iter().filter(|(key, _)| !known(key));
+    mismatch.unexpected = unknown.map(|(key, tensor)| (key.to_string(), tensor.shape().to_vec())).collect();
+    if !mismatch.is_empty() {
+        let (path, family) = (tensors.path().to_path_buf(), config.family());
+        return Err(ModelError::Mismatch { path, family, mismatch });
+    }
+    if tied_head { check_tied_head(config, tensors) } else { Ok(()) }
+}
+
+const HEAD: &str = "lm_head.weight";
+
+/// A head beside a tied embedding must be the same matrix.
+fn check_tied_head(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelError> {
+    let embedding = config.names().key(&["embedding", "weight"]);
+    if read(HEAD, tensors)? == read(&embedding, tensors)? {
+        return Ok(());
+    }
+    let reason = format!("`{HEAD}` differs from `{embedding}`, but config.json ties them; untie them there");
+    Err(tensors.malformed(reason))
+}
+
+/// The numbers of a tensor that is there.
+fn read(key: &str, tensors: &Tensors) -> Result<TensorData, ModelError> {
+    let tensor = tensors.get(key).ok_or_else(|| tensors.malformed(format!("`{key}` is missing")))?;
+    let data = tensor.read()?;
+    match data.dtype().is_float() {
+        true => Ok(data),
+        false => Err(tensors.malformed(format!("`{key}` is {:?}, expected a float type", data.dtype()))),
+    }
+}
+
+/// The model of a configuration with the weights of a file, which were checked.
 ///
 /// Random weights are never drawn: burn initialises parameters when they are first used, and here
 /// each is replaced before.
 pub(super) fn build(
     config: &ModelConfig,
-    tensors: Tensors,
+    tensors: &Tensors,
     device: &Device,
     dtype: DType,
 ) -> Result<Model, ModelError> {
-    let names = config.names();
-    let tensors = tensors.each_becomes(|key, tensor| match names.canonical(&key) {
-        Some(name) => vec![(name.to_string(), tensor)],
-        None => Vec::new(),
-    })?;
-    check_size(config, &tensors)?;
-    check_layers(config, &tensors)?;
-    let mut loader = Loader::new(names, tensors, dtype);
+    check(config, tensors, device)?;
+    let path = ModulePath::default();
+    let mut loader = Loader { names: config.names(), tensors, dtype, path, error: None };
     let model = config.init(device).map(&mut loader);
-    if config.tied() {
-        loader.accept_tied_head(&names.key(&["embedding", "weight"]))?;
+    match loader.error {
+        None => Ok(model),
+        Some(error) => Err(error),
     }
-    loader.finish(config.family())?;
-    Ok(model)
+}
+
+/// The keys of a model's parameters in a file, with their shapes there.
+struct Expected {
+    names: &'static Names,
+    path: ModulePath,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl Expected {
+    fn of(config: &ModelConfig, device: &Device) -> Self {
+        let mut expected =
+            Self { names: config.names(), path: ModulePath::default(), shapes: BTreeMap::new() };
+        config.init(device).visit(&mut expected);
+        expected
+    }
+}
+
+impl ModuleVisitor for Expected {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let shape = self.path.layout().file_shape(param.lazy_shape().as_slice());
+        self.shapes.insert(self.path.key(self.names), shape);
+    }
 }
 
 /// An error if the weights are far too few for the configuration: no memory is taken for it then.
@@ -84,80 +167,21 @@ fn found_mixer(names: &Names, layer: usize, tensors: &Tensors) -> Option<&'stati
     }
 }
 
+/// Replaces every parameter by the tensor of its key.
 struct Loader<'a> {
     names: &'static Names,
-    tensors: Tensors<'a>,
+    tensors: &'a Tensors<'a>,
     dtype: DType,
     path: ModulePath,
-    used: BTreeSet<String>,
-    mismatch: Mismatch,
     error: Option<ModelError>,
 }
 
-impl<'a> Loader<'a> {
-    fn new(names: &'static Names, tensors: Tensors<'a>, dtype: DType) -> Self {
-        let (path, used, mismatch) = (ModulePath::default(), BTreeSet::new(), Mismatch::default());
-        Self { names, tensors, dtype, path, used, mismatch, error: None }
-    }
-
-    /// The tensor for a parameter, or nothing when the file does not hold it as it should be.
-    fn tensor<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Option<Tensor<D>>, ModelError> {
-        let (key, layout) = (self.path.key(self.names), self.path.layout());
-        let shape = param.lazy_shape().as_slice().to_vec();
-        let expected = layout.file_shape(&shape);
-        match self.tensors.get(&key).map(|tensor| tensor.shape().to_vec()) {
-            None => self.mismatch.missing.push((key, expected)),
-            Some(found) if found != expected => {
-                self.used.insert(key.clone());
-                self.mismatch.wrong_shape.push((key, found, expected));
-            }
-            Some(_) => {
-                let data = layout.unpack(self.read(&key)?, &shape).convert_dtype(self.dtype);
-                self.used.insert(key);
-                return Ok(Some(Tensor::from_data(data, (&param.lazy_device(), self.dtype))));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The numbers of a tensor that is there.
-    fn read(&self, key: &str) -> Result<TensorData, ModelError> {
-        let tensor = self.tensors.get(key);
-        let data = tensor.ok_or_else(|| self.tensors.malformed(format!("`{key}` is missing")))?.read()?;
-        match data.dtype().is_float() {
-            true => Ok(data),
-            false => {
-                Err(self.tensors.malformed(format!("`{key}` is {:?}, expected a float type", data.dtype())))
-            }
-        }
-    }
-
-    /// Tolerates a head beside a tied embedding if it is the same matrix.
-    fn accept_tied_head(&mut self, embedding: &str) -> Result<(), ModelError> {
-        const HEAD: &str = "lm_head.weight";
-        if self.tensors.get(HEAD).is_none() || self.tensors.get(embedding).is_none() {
-            return Ok(());
-        }
-        if self.read(HEAD)? != self.read(embedding)? {
-            return Err(self.tensors.malformed(format!(
-                "`{HEAD}` differs from `{embedding}`, but config.json ties them; untie them there"
-            )));
-        }
-        self.used.insert(HEAD.to_string());
-        Ok(())
-    }
-
-    fn finish(mut self, family: &'static str) -> Result<(), ModelError> {
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        let unused = self.tensors.iter().filter(|(key, _)| !self.used.contains(*key));
-        self.mismatch.unexpected =
-            unused.map(|(key, tensor)| (key.to_string(), tensor.shape().to_vec())).collect();
-        if self.mismatch.is_empty() {
-            return Ok(());
-        }
-        Err(ModelError::Mismatch { path: self.tensors.path().to_path_buf(), family, mismatch: self.mismatch })
+impl Loader<'_> {
+    fn tensor<const D: usize>(&self, param: &Param<Tensor<D>>) -> Result<Tensor<D>, ModelError> {
+        let data = read(&self.path.key(self.names), self.tensors)?;
+        let shape = param.lazy_shape();
+        let data = self.path.layout().unpack(data, shape.as_slice()).convert_dtype(self.dtype);
+        Ok(Tensor::from_data(data, (&param.lazy_device(), self.dtype)))
     }
 }
 
@@ -175,11 +199,10 @@ impl ModuleMapper for Loader<'_> {
             return param;
         }
         match self.tensor(&param) {
-            Ok(Some(tensor)) => {
+            Ok(tensor) => {
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }
-            Ok(None) => param,
             Err(error) => {
                 self.error = Some(error);
                 param

@@ -21,6 +21,7 @@ mod layout;
 mod load;
 mod names;
 mod path;
+mod reference;
 mod save;
 mod source;
 mod stored;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device};
 
 pub(crate) use names::Names;
+pub use reference::{Deviation, Reference};
 pub(crate) use save::to_safetensors;
 
 use crate::{Model, ModelConfig, ModelError, Tokenizer};
@@ -92,7 +94,7 @@ impl Checkpoint {
         let beside = read_if_there(&beside(path, TOKENIZER))?;
         let tokenizer = beside.map_or_else(|| gguf::tokenizer(&gguf), |json| Ok(Some(json)));
         let chat_template = gguf::chat_template(&gguf);
-        let tensors = gguf::canonical(gguf, &config)?;
+        let tensors = load::named(&config, gguf::canonical(gguf, &config)?)?;
         Ok(Self { config, format: "GGUF", tensors, tokenizer, chat_template })
     }
 
@@ -103,10 +105,12 @@ impl Checkpoint {
         let chat_template = chat_template(folder)?;
         if mlx::is_mlx(&tensors) {
             let (config, tensors) = mlx::open(tensors, &metadata)?;
+            let tensors = load::named(&config, tensors)?;
             return Ok(Self { config, format: "MLX", tensors, tokenizer, chat_template });
         }
         let config = read_config(folder)?;
         let tensors = dialect::canonical(tensors, &config)?;
+        let tensors = load::named(&config, tensors)?;
         let format = match container {
             Container::PyTorch => "PyTorch",
             Container::Index => "shards",
@@ -167,8 +171,17 @@ impl Checkpoint {
     /// # Errors
     ///
     /// If the tensors are not exactly those of the configuration, or cannot be read.
-    pub fn load(self, device: &Device, dtype: DType) -> Result<Model, ModelError> {
-        load::build(&self.config, self.tensors, device, dtype)
+    pub fn load(&self, device: &Device, dtype: DType) -> Result<Model, ModelError> {
+        load::build(&self.config, &self.tensors, device, dtype)
+    }
+
+    /// Whether the tensors are exactly those of the configuration, without reading them.
+    ///
+    /// # Errors
+    ///
+    /// If they are not; every difference is listed.
+    pub fn check(&self, device: &Device) -> Result<(), ModelError> {
+        load::check(&self.config, &self.tensors, device)
     }
 }
 
@@ -244,7 +257,7 @@ pub(crate) fn from_bytes(
 ) -> Result<Model, ModelError> {
     let config = parse_config(config_json, Path::new(CONFIGS[0]))?;
     let tensors = dialect::canonical(source::read_bytes(safetensors, WEIGHTS[0])?, &config)?;
-    load::build(&config, tensors, device, dtype)
+    load::build(&config, &load::named(&config, tensors)?, device, dtype)
 }
 
 pub(crate) fn save(

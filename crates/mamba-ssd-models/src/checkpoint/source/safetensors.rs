@@ -33,7 +33,7 @@ fn add<'a>(source: Source<'a>, tensors: &mut Tensors<'a>) -> Result<Vec<(String,
     let (base, metadata) = source.header()?;
     let source = Rc::new(source);
     for (key, info) in metadata.tensors() {
-        let (dtype, shape) = (float(info.dtype), info.shape.clone());
+        let (dtype, shape) = (readable(info.dtype), info.shape.clone());
         let range = (base + info.data_offsets.0 as u64, base + info.data_offsets.1 as u64);
         let (source, name, found) = (source.clone(), key.clone(), info.dtype);
         let read = move || {
@@ -115,14 +115,16 @@ fn read_range(mut file: &File, start: u64, end: u64) -> std::io::Result<Vec<u8>>
     Ok(bytes)
 }
 
-/// The type that a parameter can be made of; MLX packs integers of a few bits into `U32`.
-fn float(dtype: Dtype) -> Option<DType> {
+/// The types that are read: floats, MLX's packed integers, and tokens.
+fn readable(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F64 => Some(DType::F64),
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),
         Dtype::BF16 => Some(DType::BF16),
         Dtype::U32 => Some(DType::U32),
+        Dtype::I32 => Some(DType::I32),
+        Dtype::I64 => Some(DType::I64),
         _ => None,
     }
 }
