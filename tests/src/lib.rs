@@ -4,6 +4,7 @@
 pub mod cases;
 pub mod device;
 pub mod evaluate;
+pub mod formulas;
 pub mod golden;
 pub mod limits;
 pub mod oracle;
@@ -11,3 +12,4 @@ pub mod problem;
 pub mod products;
 pub mod published;
 pub mod rng;
+pub mod weights;

@@ -113,7 +113,9 @@ fn decodes_like_steps(mixers: &[MixerConfig]) -> bool {
 
 fn flat(state: MixerState) -> Vec<f64> {
     match state {
-        MixerState::Attention { k, v } => [values(k), values(v)].concat(),
+        MixerState::Attention { k, v, conv } => {
+            [values(k), values(v), conv.map(values).unwrap_or_default()].concat()
+        }
         MixerState::Ssm { conv, ssm } => [values(conv), values(ssm)].concat(),
     }
 }

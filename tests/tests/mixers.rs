@@ -1,12 +1,12 @@
 //! Every mixer is its matrix: forward, matrix, prefill and step agree, documents do not meet, and the
 //! authors' own mixer is met.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{
-    Activation, AttentionConfig, DiscreteMamba2Config, Mamba2Config, MatrixMixer, Mixer, MixerConfig,
-    MixerState, Segments,
+    Activation, AttentionConfig, DiscreteMamba2Config, Mamba1Config, Mamba2Config, MatrixMixer, Mixer,
+    MixerConfig, MixerState, Segments,
 };
 use mamba_ssd_tests::cases::{check, lengths};
 use mamba_ssd_tests::device::{device, dtypes, widest};
@@ -14,7 +14,9 @@ use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::golden::{Golden, json};
 use mamba_ssd_tests::limits::{mixer_limit, relative_error};
 use mamba_ssd_tests::rng::Rng;
+use mamba_ssd_tests::weights::RandomWeights;
 use proptest::collection::vec;
+use proptest::option;
 use proptest::prelude::*;
 
 /// A mixer to be, and a sequence for it.
@@ -30,8 +32,7 @@ struct Case {
 
 impl Case {
     fn mixer(&self, dtype: DType, device: &Device) -> Mixer {
-        let mut weights = RandomWeights { rng: Rng::new(self.seed), dtype };
-        self.config.init(device).map(&mut weights)
+        self.config.init(device).map(&mut RandomWeights::new(self.seed, dtype))
     }
 
     /// The mixer's input, `[b t d]`.
@@ -60,27 +61,15 @@ impl Case {
     }
 }
 
-/// Replaces every parameter by small normal numbers, so that none is left at 0 or 1.
-struct RandomWeights {
-    rng: Rng,
-    dtype: DType,
-}
-
-impl ModuleMapper for RandomWeights {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let (shape, device) = (param.dims(), param.device());
-        let numbers = self.rng.normals(shape.iter().product());
-        param.map(|_| tensor(&numbers, shape, self.dtype, &device) * 0.4)
-    }
-}
-
 fn attention() -> impl Strategy<Value = (MixerConfig, usize)> {
     let heads = prop_oneof![Just((1, 1)), Just((4, 4)), Just((4, 2)), Just((6, 2)), Just((3, 1))];
-    (heads, 1..=4usize, 0..=4usize, any::<bool>(), any::<bool>(), 3..=9usize).prop_map(
-        |((heads, kv), half_head, half_rotary, qkv_bias, out_bias, d_model)| {
+    let (flags, d_conv) = ((any::<bool>(), any::<bool>()), option::of(2..=5usize));
+    (heads, 1..=4usize, 0..=4usize, flags, d_conv, 3..=9usize).prop_map(
+        |((heads, kv), half_head, half_rotary, (qkv_bias, out_bias), d_conv, d_model)| {
             let rotary = RotaryConfig::new(2 * half_rotary.min(half_head));
             let config = AttentionConfig::new(d_model, heads, kv, 2 * half_head, rotary);
-            (MixerConfig::Attention(config.with_qkv_bias(qkv_bias).with_out_bias(out_bias)), d_model)
+            let config = config.with_qkv_bias(qkv_bias).with_out_bias(out_bias).with_d_conv(d_conv);
+            (MixerConfig::Attention(config), d_model)
         },
     )
 }
@@ -125,8 +114,49 @@ fn mamba2() -> impl Strategy<Value = (MixerConfig, usize)> {
     )
 }
 
+/// Heads, p over n, groups, and heads of x before they are repeated: those of MambaInLlama, where p = n and
+/// the groups are the heads, and others.
+fn grouped_mamba2() -> impl Strategy<Value = (MixerConfig, usize)> {
+    let heads = prop_oneof![
+        Just((6, 1, 6, 2)),
+        Just((4, 1, 4, 1)),
+        Just((3, 1, 3, 3)),
+        Just((4, 1, 2, 2)),
+        Just((4, 2, 4, 2)),
+        Just((4, 2, 2, 1)),
+    ];
+    (heads, 1..=2usize, 1..=4usize, 2..=5usize, 1..=40usize, any::<bool>()).prop_map(
+        |((heads, wide, groups, x_heads), expand, n, d_conv, chunk, conv_bias)| {
+            let (p, d_model) = (wide * n, heads * wide * n);
+            let config = Mamba2Config::new(d_model)
+                .with_d_state(n)
+                .with_d_conv(d_conv)
+                .with_expand(expand)
+                .with_headdim(p)
+                .with_ngroups(groups * expand)
+                .with_d_xb(Some(x_heads * p))
+                .with_conv_bias(conv_bias)
+                .with_chunk_size(chunk);
+            (MixerConfig::Mamba2(config), d_model)
+        },
+    )
+}
+
+fn mamba1() -> impl Strategy<Value = (MixerConfig, usize)> {
+    let heads = prop_oneof![Just((1, 1)), Just((2, 2)), Just((3, 1)), Just((4, 2)), Just((6, 2))];
+    (heads, 1..=4usize, 2..=5usize, option::of(1..=3usize), 3..=9usize).prop_map(
+        |((heads, x_heads), n, d_conv, dt_rank, d_model)| {
+            let config = Mamba1Config::new(d_model, heads * n, x_heads * n)
+                .with_d_state(n)
+                .with_d_conv(d_conv)
+                .with_dt_rank(dt_rank);
+            (MixerConfig::Mamba1(config), d_model)
+        },
+    )
+}
+
 fn cases() -> impl Strategy<Value = Case> {
-    let config = prop_oneof![attention(), discrete_mamba2(), mamba2()];
+    let config = prop_oneof![attention(), discrete_mamba2(), mamba1(), mamba2(), grouped_mamba2()];
     (config, 1..=2usize, 1..60usize, any::<u64>()).prop_flat_map(|((config, d_model), b, t, seed)| {
         let case = move |cuts| Case { config: config.clone(), d_model, b, t, cuts, seed };
         vec(0..t, 0..4).prop_map(case)
@@ -205,9 +235,16 @@ fn prefill_in_any_pieces_then_steps_equal_forward() {
 
 fn assert_same_state(got: MixerState, want: MixerState) {
     match (got, want) {
-        (MixerState::Attention { k, v }, MixerState::Attention { k: want_k, v: want_v }) => {
+        (
+            MixerState::Attention { k, v, conv },
+            MixerState::Attention { k: want_k, v: want_v, conv: want },
+        ) => {
             assert_close("keys", k, want_k);
             assert_close("values", v, want_v);
+            assert_eq!(conv.is_some(), want.is_some(), "a window where there is a convolution");
+            conv.into_iter()
+                .zip(want)
+                .for_each(|(conv, want)| assert_close("convolution window", conv, want));
         }
         (MixerState::Ssm { conv, ssm }, MixerState::Ssm { conv: want_conv, ssm: want_ssm }) => {
             assert_close("convolution window", conv, want_conv);
@@ -282,7 +319,7 @@ fn saturated_decays_stay_finite_forward_and_backward() {
     });
 }
 
-/// The mixer with its decay projection, the last columns of `in_proj` in both SSM mixers, times 200.
+/// The mixer with its decay projection times 200: `dt_proj` in Mamba-1, else the last columns of `in_proj`.
 fn saturated(mixer: Mixer) -> Mixer {
     let heads = mixer.n_heads();
     let raise = |weight: Param<Tensor<2>>| {
@@ -298,6 +335,10 @@ fn saturated(mixer: Mixer) -> Mixer {
         Mixer::DiscreteMamba2(mut mixer) => {
             mixer.in_proj.weight = raise(mixer.in_proj.weight);
             Mixer::DiscreteMamba2(mixer)
+        }
+        Mixer::Mamba1(mut mixer) => {
+            mixer.dt_proj.weight = raise(mixer.dt_proj.weight); // it has as many columns as heads
+            Mixer::Mamba1(mixer)
         }
         Mixer::Mamba2(mut mixer) => {
             mixer.in_proj.weight = raise(mixer.in_proj.weight);

@@ -293,9 +293,16 @@ impl<'a> Start<'a> {
         let mut drop =
             |tensor: &str, params, note: &str| self.report.add(Action::Dropped, tensor, params, note);
         if self.plan.init == Init::Mohawk {
-            drop("q, k, v, o_proj", attention.n_params(), "the mixer learns its own");
+            drop(
+                "q, k, v, o_proj",
+                attention.n_params() - attention.n_conv_params(),
+                "the mixer learns its own",
+            );
         } else if attention.out_bias && !self.config.bias {
             drop("o_proj bias", attention.d_model, "the mixer's projections have no bias");
+        }
+        if attention.d_conv.is_some() {
+            drop("conv1d", attention.n_conv_params(), "the mixer's convolution passes the current token");
         }
         if self.carries_biases() && self.carrier() == Carrier::Nowhere {
             let params = self.bias_params();

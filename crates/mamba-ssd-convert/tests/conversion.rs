@@ -194,6 +194,18 @@ fn reports_name_what_is_lost() {
 }
 
 #[test]
+fn a_convolution_of_the_attention_is_reported_as_lost() {
+    let config = AttentionConfig::new(D, 4, 4, 6, RotaryConfig::new(6)).with_d_conv(Some(4));
+    let attention = config.init(&Device::flex());
+    for (init, lost) in [(Init::Qkvo, 3 * D * 5), (Init::Mohawk, config.n_params())] {
+        let (_, report) = convert(&attention, &DiscreteMamba2Config::new(D, 4, 6), init);
+        let mut dropped = report.entries.iter().filter(|entry| entry.action == Action::Dropped);
+        assert!(dropped.any(|entry| entry.tensor == "conv1d" && entry.params == 3 * D * 5), "{init:?}");
+        assert_eq!(report.count(Action::Dropped), lost, "{init:?}");
+    }
+}
+
+#[test]
 fn head_counts_that_do_not_map_are_refused() {
     // The shapes of Llama-3.2-3B (24 heads) and Llamba-3B (32), scaled down by 8.
     let attention = attention(3, 1, 8, false);

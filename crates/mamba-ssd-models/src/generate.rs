@@ -111,9 +111,11 @@ fn without_finished<'a>(
 
 fn select(state: MixerState, rows: &Tensor<1, Int>) -> MixerState {
     match state {
-        MixerState::Attention { k, v } => {
-            MixerState::Attention { k: k.select(0, rows.clone()), v: v.select(0, rows.clone()) }
-        }
+        MixerState::Attention { k, v, conv } => MixerState::Attention {
+            k: k.select(0, rows.clone()),
+            v: v.select(0, rows.clone()),
+            conv: conv.map(|conv| conv.select(0, rows.clone())),
+        },
         MixerState::Ssm { conv, ssm } => {
             MixerState::Ssm { conv: conv.select(0, rows.clone()), ssm: ssm.select(0, rows.clone()) }
         }

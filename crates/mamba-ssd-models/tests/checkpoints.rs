@@ -6,8 +6,10 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use common::{GOLDENS, difference, golden_model, llama, mamba2, phi, read, read_text, tokens, zoo};
-use mamba_ssd::{Backbone, Mixer};
+use common::{
+    GOLDENS, attention, difference, golden_model, llama, mamba2, phi, read, read_text, tokens, zoo,
+};
+use mamba_ssd::{Backbone, Mamba1Config, Mamba2Config, Mixer, MixerConfig};
 use mamba_ssd_models::{Llama, Model, ModelError};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -435,14 +437,20 @@ fn a_folder_that_cannot_be_written_is_an_error() {
 
 #[test]
 fn a_model_without_a_format_is_not_written() {
-    let Model::Llama(mut model) = llama("mm") else { panic!("a Llama") };
-    let Model::Mamba2(other) = mamba2(true) else { panic!("a Mamba-2") };
-    model.layers[1].mixer = other.layers[0].mixer.clone();
-    let dir = tempfile::tempdir().expect("a folder");
-    let message =
-        Model::Llama(model).save(dir.path(), None).expect_err("a mixer unknown to Llamba").to_string();
-    assert!(message.contains("stock Mamba-2 mixer"), "{message}");
-    assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+    let unknown = [
+        (MixerConfig::Mamba1(Mamba1Config::new(24, 32, 16)), "a Mamba-1 mixer"),
+        (MixerConfig::Mamba2(Mamba2Config::new(24).with_headdim(12)), "a Mamba-2 mixer"),
+        (MixerConfig::Attention(attention(24).with_d_conv(Some(4))), "attention with a convolution"),
+    ];
+    for (mixer, name) in unknown {
+        let Model::Llama(mut model) = llama("mm") else { panic!("a Llama") };
+        model.layers[1].mixer = mixer.init(&Device::flex());
+        let dir = tempfile::tempdir().expect("a folder");
+        let message =
+            Model::Llama(model).save(dir.path(), None).expect_err("a mixer unknown to Llamba").to_string();
+        assert!(message.contains(name), "{message}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
+    }
 }
 
 #[test]

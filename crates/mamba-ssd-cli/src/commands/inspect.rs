@@ -68,7 +68,11 @@ fn mixers(model: &Model) -> Vec<String> {
 fn describe(mixer: &MixerConfig) -> String {
     match mixer {
         MixerConfig::Attention(c) => {
-            format!("attention, {} heads of {}, {} for keys and values", c.n_heads, c.head_dim, c.n_kv_heads)
+            let conv = c.d_conv.map_or(String::new(), |taps| format!(", convolution of {taps}"));
+            format!(
+                "attention, {} heads of {}, {} for keys and values{conv}",
+                c.n_heads, c.head_dim, c.n_kv_heads
+            )
         }
         MixerConfig::DiscreteMamba2(c) => {
             format!(
@@ -79,12 +83,22 @@ fn describe(mixer: &MixerConfig) -> String {
                 c.groups()
             )
         }
-        MixerConfig::Mamba2(c) => format!(
-            "Mamba-2, {} heads of {}, state {}, {} groups",
-            c.n_heads(),
-            c.headdim,
+        MixerConfig::Mamba1(c) => format!(
+            "Mamba-1, {} channels, state {}, {} for x and B",
+            thousands(c.d_inner),
             c.d_state,
-            c.ngroups
+            thousands(c.d_xb)
         ),
+        MixerConfig::Mamba2(c) => {
+            let repeated =
+                c.d_xb.map_or(String::new(), |channels| format!(", {} for x and B", thousands(channels)));
+            format!(
+                "Mamba-2, {} heads of {}, state {}, {} groups{repeated}",
+                c.n_heads(),
+                c.headdim,
+                c.d_state,
+                c.ngroups
+            )
+        }
     }
 }

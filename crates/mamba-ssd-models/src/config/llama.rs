@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::json::{Fields, Result};
 use super::mixers::{self, AttentionDefaults};
 use super::rope::{self, RopeDefaults};
-use super::{STOCK_MAMBA2, SpecialTokens, as_attention, as_discrete, is_transformer, padded};
+use super::{SpecialTokens, as_attention, as_discrete, is_transformer, padded};
 use crate::llama::{Llama, LlamaBlock, LlamaMlp};
 
 /// ε of a norm when a file does not say.
@@ -190,9 +190,7 @@ impl LlamaConfig {
     }
 
     pub(super) fn to_json(&self) -> Result<Value> {
-        if self.mixers.iter().any(|mixer| matches!(mixer, MixerConfig::Mamba2(_))) {
-            return Err(STOCK_MAMBA2.into());
-        }
+        self.mixers.iter().try_for_each(mixers::check_known)?;
         if is_transformer(&self.mixers) { self.to_llama() } else { self.to_llamba() }
     }
 

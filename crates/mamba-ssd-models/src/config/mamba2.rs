@@ -145,8 +145,11 @@ impl Mamba2LmConfig {
         Ok(self)
     }
 
-    pub(super) fn to_json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Result<Value> {
         let mixer = &self.mixer;
+        if mixer.d_xb.is_some() {
+            return Err("transformers' Mamba-2 does not repeat heads of x and B".into());
+        }
         let mut json = json!({
             "architectures": ["Mamba2ForCausalLM"],
             "model_type": "mamba2",
@@ -169,7 +172,7 @@ impl Mamba2LmConfig {
             "tie_word_embeddings": self.tie_embeddings,
         });
         self.tokens.write(&mut json);
-        json
+        Ok(json)
     }
 }
 

@@ -116,6 +116,7 @@ pub(super) fn n_params(mixer: &MixerConfig) -> usize {
     match mixer {
         MixerConfig::Attention(config) => config.n_params(),
         MixerConfig::DiscreteMamba2(config) => config.n_params(),
+        MixerConfig::Mamba1(config) => config.n_params(),
         MixerConfig::Mamba2(config) => config.n_params(),
     }
 }
@@ -123,10 +124,26 @@ pub(super) fn n_params(mixer: &MixerConfig) -> usize {
 /// What a mixer is called in messages.
 pub(crate) fn kind(mixer: &MixerConfig) -> &'static str {
     match mixer {
+        MixerConfig::Attention(config) if config.d_conv.is_some() => "attention with a convolution",
         MixerConfig::Attention(_) => "attention",
         MixerConfig::DiscreteMamba2(_) => "a discrete Mamba-2 mixer",
+        MixerConfig::Mamba1(_) => "a Mamba-1 mixer",
         MixerConfig::Mamba2(_) => "a Mamba-2 mixer",
     }
+}
+
+/// An error where the dialects of transformers and MOHAWK do not know a mixer.
+pub(super) fn check_known(mixer: &MixerConfig) -> Result<()> {
+    match mixer {
+        MixerConfig::Attention(config) if config.d_conv.is_none() => Ok(()),
+        MixerConfig::DiscreteMamba2(_) => Ok(()),
+        _ => Err(unknown(mixer)),
+    }
+}
+
+/// What is said of a mixer that a dialect does not know.
+pub(super) fn unknown(mixer: &MixerConfig) -> String {
+    format!("it has a layer with {}, which its format does not know", kind(mixer))
 }
 
 /// Whether two mixers have the same shapes. (burn's configs are compared by what they write.)

@@ -97,7 +97,7 @@ impl ModelConfig {
         let value = match self {
             Self::Llama(config) => config.to_json(),
             Self::Phi(config) => config.to_json(),
-            Self::Mamba2(config) => Ok(config.to_json()),
+            Self::Mamba2(config) => config.to_json(),
         };
         Ok(format!("{:#}\n", value?))
     }
@@ -211,9 +211,6 @@ fn as_discrete(mixer: &MixerConfig) -> Option<&mamba_ssd::DiscreteMamba2Config> 
         _ => None,
     }
 }
-
-/// What is said of a layer that the dialects of transformers and MOHAWK do not know.
-const STOCK_MAMBA2: &str = "it has a layer with a stock Mamba-2 mixer, which its format does not know";
 
 /// `vocab_size` rounded up to a multiple, as the embedding is.
 fn padded(vocab_size: usize, multiple: usize) -> usize {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::json::{Fields, Result};
 use super::mixers::{self, AttentionDefaults};
 use super::rope::{self, RopeDefaults};
-use super::{STOCK_MAMBA2, SpecialTokens, as_attention, is_transformer, padded};
+use super::{SpecialTokens, as_attention, is_transformer, padded};
 use crate::phi::{Phi, PhiBlock, PhiMlp};
 
 /// ε of a norm when a file does not say.
@@ -159,6 +159,7 @@ impl PhiConfig {
     }
 
     pub(super) fn to_json(&self) -> Result<Value> {
+        self.mixers.iter().try_for_each(mixers::check_known)?;
         if is_transformer(&self.mixers) { self.to_phi() } else { self.to_phi_mamba() }
     }
 
@@ -234,7 +235,7 @@ fn write_block(mixer: &MixerConfig, n_layers: usize) -> Result<Value> {
     let (core, input) = match mixer {
         MixerConfig::Attention(config) => (ATTENTION, mixers::write_attention(config)),
         MixerConfig::DiscreteMamba2(config) => (SSM, mixers::write_ssm(config)),
-        MixerConfig::Mamba2(_) => return Err(STOCK_MAMBA2.into()),
+        MixerConfig::Mamba1(_) | MixerConfig::Mamba2(_) => return Err(mixers::unknown(mixer)),
     };
     Ok(json!({
         "n_layers": n_layers,

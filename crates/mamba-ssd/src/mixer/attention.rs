@@ -6,6 +6,11 @@
 //! ```
 //!
 //! Multi-head and grouped-query: query head `i` reads key-value head `i / (heads / kv heads)`.
+//!
+//! With `d_conv`, a causal depthwise convolution with bias stands between the projections of Q, K and V and
+//! the rotation, as in mamba_ssm's `mha.py` (the attention of `mamba2attn-2.7b`). Its state is the last k - 1
+//! rows *before* the convolution; mamba_ssm's prefill keeps those after it, so that its first k - 1 cached
+//! tokens are off.
 
 use burn::config::Config;
 use burn::module::Module;
@@ -13,7 +18,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
-use super::{MatrixMixer, MixerState};
+use super::{CausalConv1d, MatrixMixer, MixerState};
 use crate::rope::{RotaryConfig, rotate};
 use crate::softmax::causal_softmax;
 use crate::{Segments, project};
@@ -37,15 +42,32 @@ pub struct AttentionConfig {
     /// Whether the output projection has a bias.
     #[config(default = false)]
     pub out_bias: bool,
+    /// Taps of the convolution over Q, K and V, k; none has none.
+    pub d_conv: Option<usize>,
 }
 
 impl AttentionConfig {
     /// Number of parameters.
     pub fn n_params(&self) -> usize {
-        let (q, kv) = (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
+        let [q, kv, _] = self.qkv_parts();
         let qkv_bias = if self.qkv_bias { q + 2 * kv } else { 0 };
         let out_bias = if self.out_bias { self.d_model } else { 0 };
-        2 * self.d_model * (q + kv) + qkv_bias + out_bias
+        2 * self.d_model * (q + kv) + qkv_bias + out_bias + self.n_conv_params()
+    }
+
+    /// Parameters of the convolution, none without one.
+    pub fn n_conv_params(&self) -> usize {
+        self.d_conv.map_or(0, |taps| self.conv_dim() * (taps + 1))
+    }
+
+    /// Channels of the convolution: q, k and v.
+    pub fn conv_dim(&self) -> usize {
+        self.qkv_parts().iter().sum()
+    }
+
+    /// Channels of q, k and v.
+    fn qkv_parts(&self) -> [usize; 3] {
+        [self.n_heads, self.n_kv_heads, self.n_kv_heads].map(|heads| heads * self.head_dim)
     }
 
     /// Attention with PyTorch's default random weights.
@@ -61,12 +83,13 @@ impl AttentionConfig {
             self.n_kv_heads,
             self.n_heads
         );
-        let (q, kv) = (self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim);
+        let [q, kv, _] = self.qkv_parts();
         let linear = |input, output, bias| LinearConfig::new(input, output).with_bias(bias).init(device);
         Attention {
             q_proj: linear(self.d_model, q, self.qkv_bias),
             k_proj: linear(self.d_model, kv, self.qkv_bias),
             v_proj: linear(self.d_model, kv, self.qkv_bias),
+            conv1d: self.d_conv.map(|taps| CausalConv1d::init(self.conv_dim(), taps, true, device)),
             o_proj: linear(q, self.d_model, self.out_bias),
             config: self.clone(),
         }
@@ -82,10 +105,20 @@ pub struct Attention {
     pub k_proj: Linear,
     /// `d → kv heads · head_dim`.
     pub v_proj: Linear,
+    /// Over the channels `[q | k | v]`, before rotation.
+    pub conv1d: Option<CausalConv1d>,
     /// `heads · head_dim → d`.
     pub o_proj: Linear,
     #[module(skip)]
     config: AttentionConfig,
+}
+
+/// One of the projections, in the order of the convolution's channels.
+#[derive(Clone, Copy)]
+enum Part {
+    Q,
+    K,
+    V,
 }
 
 impl Attention {
@@ -94,21 +127,29 @@ impl Attention {
         &self.config
     }
 
-    /// Rotated queries, `[b h t d]`.
-    fn queries(&self, u: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<4> {
-        let q = split_heads(project(&self.q_proj, u), self.config.n_heads);
-        rotate(q, positions, &self.config.rotary).swap_dims(1, 2)
+    /// Queries, keys or values before rotation, `[b t h d]`, and the last inputs of their convolution.
+    fn part(
+        &self,
+        part: Part,
+        u: Tensor<3>,
+        carried: Option<&Tensor<3>>,
+        segments: Option<&Segments>,
+    ) -> (Tensor<4>, Option<Tensor<3>>) {
+        let (linear, heads) = match part {
+            Part::Q => (&self.q_proj, self.config.n_heads),
+            Part::K => (&self.k_proj, self.config.n_kv_heads),
+            Part::V => (&self.v_proj, self.config.n_kv_heads),
+        };
+        let x = project(linear, u);
+        let Some(conv1d) = &self.conv1d else { return (split_heads(x, heads), None) };
+        let first = self.config.qkv_parts()[..part as usize].iter().sum();
+        let (x, window) = conv1d.forward_part(first, x, carried, segments);
+        (split_heads(x, heads), Some(window))
     }
 
-    /// Rotated keys, `[b kv t d]`.
-    fn keys(&self, u: Tensor<3>, positions: Tensor<2, Int>) -> Tensor<4> {
-        let k = split_heads(project(&self.k_proj, u), self.config.n_kv_heads);
-        rotate(k, positions, &self.config.rotary).swap_dims(1, 2)
-    }
-
-    /// Values, `[b kv t d]`.
-    fn kv_values(&self, u: Tensor<3>) -> Tensor<4> {
-        split_heads(project(&self.v_proj, u), self.config.n_kv_heads).swap_dims(1, 2)
+    /// `[b t h d]` to rotated heads `[b h t d]`.
+    fn rotated(&self, heads: Tensor<4>, positions: Tensor<2, Int>) -> Tensor<4> {
+        rotate(heads, positions, &self.config.rotary).swap_dims(1, 2)
     }
 
     /// Attention probabilities of `q [b h t d]` over `k [b kv s d]`.
@@ -120,15 +161,18 @@ impl Attention {
 
     /// Appends `u` to the cache and attends over it.
     fn attend(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
-        let (past_k, past_v) = state.into_attention();
+        let (past_k, past_v, carried) = state.into_attention();
         let [_, t, _] = u.dims();
-        let past = past_k.dims()[2];
-        let positions = positions(past, t, &u.device());
-        let k = append(past_k, self.keys(u.clone(), positions.clone()));
-        let v = append(past_v, self.kv_values(u.clone()));
-        let m = self.probabilities(self.queries(u.clone(), positions), k.clone(), None);
+        let positions = positions(past_k.dims()[2], t, &u.device());
+        let [(q, q_window), (k, k_window), (v, v_window)] =
+            [Part::Q, Part::K, Part::V].map(|part| self.part(part, u.clone(), carried.as_ref(), None));
+        let windows: Vec<_> = [q_window, k_window, v_window].into_iter().flatten().collect();
+        let conv = (!windows.is_empty()).then(|| Tensor::cat(windows, 2));
+        let k = append(past_k, self.rotated(k, positions.clone()));
+        let v = append(past_v, v.swap_dims(1, 2));
+        let m = self.probabilities(self.rotated(q, positions), k.clone(), None);
         let mixed = m.matmul(kv_to_heads(v.clone(), self.config.n_heads)).swap_dims(1, 2);
-        (self.output(mixed, u), MixerState::Attention { k, v })
+        (self.output(mixed, u), MixerState::Attention { k, v, conv })
     }
 }
 
@@ -153,12 +197,13 @@ fn kv_to_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
 impl MatrixMixer for Attention {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
         let m = self.mixing_matrix(u.clone(), segments);
-        let v = kv_to_heads(self.kv_values(u.clone()), self.config.n_heads);
+        let v = self.values(u.clone(), segments).swap_dims(1, 2);
         self.output(m.matmul(v).swap_dims(1, 2), u)
     }
 
-    fn values(&self, u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<4> {
-        kv_to_heads(self.kv_values(u), self.config.n_heads).swap_dims(1, 2)
+    fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+        let (v, _) = self.part(Part::V, u, None, segments);
+        kv_to_heads(v.swap_dims(1, 2), self.config.n_heads).swap_dims(1, 2)
     }
 
     fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
@@ -168,8 +213,8 @@ impl MatrixMixer for Attention {
             Some(segments) => segments.positions(),
             None => positions(0, t, &device),
         };
-        let q = self.queries(u.clone(), positions.clone());
-        self.probabilities(q, self.keys(u, positions), segments)
+        let [q, k] = [Part::Q, Part::K].map(|part| self.part(part, u.clone(), None, segments).0);
+        self.probabilities(self.rotated(q, positions.clone()), self.rotated(k, positions), segments)
     }
 
     fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {
@@ -179,7 +224,8 @@ impl MatrixMixer for Attention {
     fn init_state(&self, batch: usize, device: &Device) -> MixerState {
         let shape = [batch, self.config.n_kv_heads, 0, self.config.head_dim];
         let empty = Tensor::zeros(shape, (device, self.k_proj.weight.dtype()));
-        MixerState::Attention { k: empty.clone(), v: empty }
+        let conv = self.conv1d.as_ref().map(|conv1d| conv1d.init_state(batch, device));
+        MixerState::Attention { k: empty.clone(), v: empty, conv }
     }
 
     fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {

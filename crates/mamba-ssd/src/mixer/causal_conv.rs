@@ -1,4 +1,4 @@
-//! The short convolution in front of SSD, as parameters.
+//! The short convolution in front of a mixer's matrix, as parameters.
 
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
@@ -64,5 +64,20 @@ impl CausalConv1d {
     ) -> (Tensor<3>, Tensor<3>) {
         let bias = self.bias.as_ref().map(|bias| bias.val());
         causal_conv1d(x, self.weight.val(), bias, carried, segments)
+    }
+
+    /// The convolution of the channels from `first` on that `x [b t w]` holds; `carried` is that of all.
+    pub(super) fn forward_part(
+        &self,
+        first: usize,
+        x: Tensor<3>,
+        carried: Option<&Tensor<3>>,
+        segments: Option<&Segments>,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let width = x.dims()[2];
+        let weight = self.weight.val().narrow(0, first, width);
+        let bias = self.bias.as_ref().map(|bias| bias.val().narrow(0, first, width));
+        let carried = carried.map(|carried| carried.clone().narrow(2, first, width));
+        causal_conv1d(x, weight, bias, carried, segments)
     }
 }

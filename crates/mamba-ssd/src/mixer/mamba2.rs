@@ -11,14 +11,18 @@
 //!
 //! Dao and Gu (2024), section 7. The gated norm is per group. Left out: `norm_before_gate`, limits on
 //! the step size, and the gated-MLP columns that no published model uses.
+//!
+//! With `d_xb`, x and B leave projection and convolution with fewer heads than C, and each of them is then
+//! repeated in a row, as keys and values are in grouped-query attention. That is the mixer of MambaInLlama
+//! (Wang et al., "The Mamba in the Llama", 2024, section 3), where p = n and g = h.
 
 use burn::config::Config;
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::activation::softplus;
 use burn::tensor::{Device, Tensor};
 
-use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
+use super::skip::{add_diagonal, join_heads, repeat_heads, scan_with_skip, split_heads};
+use super::step_size::{random_bias, step_size};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
 #[cfg(feature = "cube")]
 use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
@@ -45,6 +49,9 @@ pub struct Mamba2Config {
     /// Groups of B and C, g.
     #[config(default = 1)]
     pub ngroups: usize,
+    /// Channels of x and of B before their heads are repeated, a multiple of p and of n; x has h heads
+    /// and B has g when absent.
+    pub d_xb: Option<usize>,
     /// Whether the two projections have biases.
     #[config(default = false)]
     pub bias: bool,
@@ -72,7 +79,13 @@ impl Mamba2Config {
 
     /// Channels of the convolution: x, B and C.
     pub fn conv_dim(&self) -> usize {
-        self.d_inner() + 2 * self.ngroups * self.d_state
+        self.conv_parts().iter().sum()
+    }
+
+    /// Channels of x, B and C.
+    fn conv_parts(&self) -> [usize; 3] {
+        let c = self.ngroups * self.d_state;
+        [self.d_xb.unwrap_or(self.d_inner()), self.d_xb.unwrap_or(c), c]
     }
 
     /// Rows of the input projection: z, x, B, C and dt.
@@ -92,7 +105,8 @@ impl Mamba2Config {
     ///
     /// # Panics
     ///
-    /// If the head dimension does not divide the inner width, or the groups the heads.
+    /// If the head dimension does not divide the inner width, or the groups the heads; with `d_xb`, if x or
+    /// B has no whole heads, or they do not divide those of the scan.
     pub fn init(&self, device: &Device) -> Mamba2 {
         assert_eq!(
             self.d_inner() % self.headdim,
@@ -108,22 +122,30 @@ impl Mamba2Config {
             self.ngroups,
             self.n_heads()
         );
+        assert_repeats("x", self.conv_parts()[0], self.headdim, self.n_heads());
+        assert_repeats("B", self.conv_parts()[1], self.d_state, self.ngroups);
         let linear = |input, output| LinearConfig::new(input, output).with_bias(self.bias).init(device);
         let norm = NormConfig::new(self.d_inner()).with_epsilon(self.norm_epsilon);
-        let uniform = |min, max| Initializer::Uniform { min, max }.init::<1, _>([self.n_heads()], device);
-        // Δ ≪ 1, where softplus⁻¹(Δ) = log(exp(Δ) - 1).
-        let dt = uniform(0.001f64.ln(), 0.1f64.ln()).val().exp();
+        let rates = Initializer::Uniform { min: 1.0, max: 16.0 }.init::<1, _>([self.n_heads()], device);
         Mamba2 {
             in_proj: linear(self.d_model, self.in_proj_dim()),
             conv1d: CausalConv1d::init(self.conv_dim(), self.d_conv, self.conv_bias, device),
-            dt_bias: Param::from_tensor((dt.exp() - 1.0).log().detach()),
-            a_log: Param::from_tensor(uniform(1.0, 16.0).val().log().detach()),
+            dt_bias: Param::from_tensor(random_bias(self.n_heads(), device)),
+            a_log: Param::from_tensor(rates.val().log().detach()),
             d: Initializer::Ones.init([self.n_heads()], device),
             norm: norm.init_gated(self.ngroups, device),
             out_proj: linear(self.d_inner(), self.d_model),
             config: self.clone(),
         }
     }
+}
+
+/// Panics unless heads of `width` channels can be repeated until they are `heads`.
+fn assert_repeats(name: &str, channels: usize, width: usize, heads: usize) {
+    assert!(
+        channels.is_multiple_of(width) && heads.is_multiple_of(channels / width),
+        "{channels} channels of {name} are no heads of {width} whose number divides {heads}"
+    );
 }
 
 /// The mixer of Mamba-2.
@@ -176,16 +198,16 @@ impl Mamba2 {
     ) -> Projected {
         let (inner, conv_dim) = (self.config.d_inner(), self.config.conv_dim());
         let (heads, groups) = (self.config.n_heads(), self.config.ngroups);
-        let bc = groups * self.config.d_state;
         let z = projected.clone().narrow(2, 0, inner);
         let dt = projected.clone().narrow(2, inner + conv_dim, heads);
         let (xbc, conv) = self.conv1d.forward(projected.narrow(2, inner, conv_dim), carried, segments);
-        let xbc = Activation::Silu.apply(xbc);
+        let parts = Activation::Silu.apply(xbc).split_with_sizes(self.config.conv_parts().to_vec(), 2);
+        let [x, b, c] = parts.try_into().expect("three parts");
         Projected {
-            x: split_heads(xbc.clone().narrow(2, 0, inner), heads),
-            dt: self.step_size(dt),
-            b: split_heads(xbc.clone().narrow(2, inner, bc), groups),
-            c: split_heads(xbc.narrow(2, inner + bc, bc), groups),
+            x: repeat_heads(x, self.config.headdim, heads),
+            dt: step_size(dt, self.dt_bias.val()),
+            b: repeat_heads(b, self.config.d_state, groups),
+            c: split_heads(c, groups),
             z,
             conv,
         }
@@ -213,10 +235,16 @@ impl Mamba2 {
         }
     }
 
-    /// Δ, in f32 or wider.
-    fn step_size(&self, dt: Tensor<3>) -> Tensor<3> {
-        let wide = wide(dt.dtype());
-        softplus(dt.cast(wide) + self.dt_bias.val().cast(wide).unsqueeze(), 1.0)
+    /// One token natively, if the device can and no head of x and B is to be repeated.
+    #[cfg(feature = "cube")]
+    fn native_step(
+        &self,
+        projected: Tensor<2>,
+        window: Tensor<3>,
+        state: Tensor<4>,
+    ) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Box<TokenStep>> {
+        let token = self.token(projected, window, state);
+        if self.config.d_xb.is_some() { Err(Box::new(token)) } else { token.run() }
     }
 
     fn ssd_input(&self, projected: &Projected, segments: Option<&Segments>) -> SsdInput {
@@ -280,7 +308,7 @@ impl MatrixMixer for Mamba2 {
         let (conv, ssm) = state.into_ssm();
         let projected = project(&self.in_proj, u);
         #[cfg(feature = "cube")]
-        let (projected, conv, ssm) = match self.token(projected.clone(), conv, ssm).run() {
+        let (projected, conv, ssm) = match self.native_step(projected.clone(), conv, ssm) {
             Ok((y, conv, ssm)) => {
                 let z = projected.narrow(1, 0, self.config.d_inner()).unsqueeze_dim::<3>(1);
                 let out = self.gate(y.unsqueeze_dim(1), z).squeeze_dim(1);

@@ -1,4 +1,4 @@
-//! Sequence mixers: attention and the two forms of Mamba-2, behind one trait.
+//! Sequence mixers: attention, Mamba-1 and the two forms of Mamba-2, behind one trait.
 //!
 //! A mixer maps `u [b t d]` to `[b t d]`. Each is a matrix acting on values, head by head, between
 //! projections: `forward(u) = output(M(u) · values(u), u)`. MOHAWK compares those matrices.
@@ -6,16 +6,19 @@
 mod attention;
 mod causal_conv;
 mod discrete_mamba2;
+mod mamba1;
 mod mamba2;
 mod skip;
+mod step_size;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, AttentionConfig};
 pub use causal_conv::{Activation, CausalConv1d};
 pub use discrete_mamba2::{DiscreteMamba2, DiscreteMamba2Config};
+pub use mamba1::{Mamba1, Mamba1Config};
 pub use mamba2::{Mamba2, Mamba2Config};
 
 use crate::Segments;
@@ -49,6 +52,7 @@ pub trait MatrixMixer {
 
 /// What a mixer carries from token to token.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one per layer, and handles only
 pub enum MixerState {
     /// A key-value cache, which grows with every token.
     Attention {
@@ -56,6 +60,8 @@ pub enum MixerState {
         k: Tensor<4>,
         /// Values, `[b kv t d]`.
         v: Tensor<4>,
+        /// Where a convolution stands before the rotation: its last inputs, `[b k-1 c]`.
+        conv: Option<Tensor<3>>,
     },
     /// A state of constant size.
     Ssm {
@@ -79,14 +85,14 @@ impl MixerState {
         }
     }
 
-    /// Keys and values.
+    /// Keys, values and the convolution's window.
     ///
     /// # Panics
     ///
     /// If this is an SSM state.
-    pub(crate) fn into_attention(self) -> (Tensor<4>, Tensor<4>) {
+    pub(crate) fn into_attention(self) -> (Tensor<4>, Tensor<4>, Option<Tensor<3>>) {
         match self {
-            Self::Attention { k, v } => (k, v),
+            Self::Attention { k, v, conv } => (k, v, conv),
             Self::Ssm { .. } => panic!("attention was given the state of an SSM mixer"),
         }
     }
@@ -106,16 +112,15 @@ impl MixerState {
 
     /// Bytes held for the whole batch.
     pub fn bytes(&self) -> usize {
-        let of = |elements: usize, dtype: DType| elements * dtype.size();
         match self {
-            Self::Attention { k, v } => {
-                of(k.shape().num_elements(), k.dtype()) + of(v.shape().num_elements(), v.dtype())
-            }
-            Self::Ssm { conv, ssm } => {
-                of(conv.shape().num_elements(), conv.dtype()) + of(ssm.shape().num_elements(), ssm.dtype())
-            }
+            Self::Attention { k, v, conv } => bytes(k) + bytes(v) + conv.as_ref().map_or(0, bytes),
+            Self::Ssm { conv, ssm } => bytes(conv) + bytes(ssm),
         }
     }
+}
+
+fn bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
+    tensor.shape().num_elements() * tensor.dtype().size()
 }
 
 /// Configuration of any mixer.
@@ -126,6 +131,8 @@ pub enum MixerConfig {
     Attention(AttentionConfig),
     /// The mixer of Phi-Mamba and Llamba.
     DiscreteMamba2(DiscreteMamba2Config),
+    /// The mixer of Mamba-1, with grouped heads.
+    Mamba1(Mamba1Config),
     /// The mixer of Mamba-2.
     Mamba2(Mamba2Config),
 }
@@ -136,6 +143,7 @@ impl MixerConfig {
         match self {
             Self::Attention(config) => Mixer::Attention(config.init(device)),
             Self::DiscreteMamba2(config) => Mixer::DiscreteMamba2(config.init(device)),
+            Self::Mamba1(config) => Mixer::Mamba1(config.init(device)),
             Self::Mamba2(config) => Mixer::Mamba2(config.init(device)),
         }
     }
@@ -149,6 +157,8 @@ pub enum Mixer {
     Attention(Attention),
     /// The mixer of Phi-Mamba and Llamba.
     DiscreteMamba2(DiscreteMamba2),
+    /// The mixer of Mamba-1, with grouped heads.
+    Mamba1(Mamba1),
     /// The mixer of Mamba-2.
     Mamba2(Mamba2),
 }
@@ -159,6 +169,7 @@ impl Mixer {
         match self {
             Self::Attention(mixer) => mixer,
             Self::DiscreteMamba2(mixer) => mixer,
+            Self::Mamba1(mixer) => mixer,
             Self::Mamba2(mixer) => mixer,
         }
     }
@@ -173,6 +184,7 @@ impl Mixer {
         match self {
             Self::Attention(mixer) => MixerConfig::Attention(mixer.config().clone()),
             Self::DiscreteMamba2(mixer) => MixerConfig::DiscreteMamba2(mixer.config().clone()),
+            Self::Mamba1(mixer) => MixerConfig::Mamba1(mixer.config().clone()),
             Self::Mamba2(mixer) => MixerConfig::Mamba2(mixer.config().clone()),
         }
     }

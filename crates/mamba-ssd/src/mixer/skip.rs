@@ -1,7 +1,8 @@
-//! What the two SSD mixers share around the scan: heads and the skip term D.
+//! What the SSM mixers share around the scan: heads and the skip term D.
 
 use burn::tensor::{Bool, Tensor};
 
+use crate::ssd::groups_to_heads;
 use crate::{SsdInput, scan};
 
 /// `[b t h·p]` to `[b t h p]`.
@@ -14,6 +15,12 @@ pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 pub(super) fn join_heads(x: Tensor<4>) -> Tensor<3> {
     let [b, t, h, p] = x.dims();
     x.reshape([b, t, h * p])
+}
+
+/// Heads of `width` channels, each repeated in a row until they are `heads`: `[b t c]` to `[b t heads width]`.
+pub(super) fn repeat_heads(x: Tensor<3>, width: usize, heads: usize) -> Tensor<4> {
+    let channels = x.dims()[2];
+    groups_to_heads::<4, 5>(split_heads(x, channels / width), heads, 2)
 }
 
 /// The scan plus `D x` of the mixer's values, which `input.x` may be a scaled form of. Returns

@@ -26,3 +26,4 @@ pub use segsum::segsum;
 
 #[cfg(any(feature = "flex", feature = "cube"))]
 pub(crate) use input::Prepared;
+pub(crate) use input::groups_to_heads;
