@@ -49,6 +49,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Doctor => commands::doctor::run(),
     }
 }

@@ -6,8 +6,8 @@ use mamba_ssd_convert::{ConversionPlan, Init, LayerSelection};
 use crate::args::{ConvertArgs, InitArg, LayersArg};
 use crate::console::say;
 use crate::device::DeviceChoice;
-use crate::files::OutputFolder;
-use crate::language_model::LanguageModel;
+use crate::files::{self, OutputFolder};
+use crate::language_model::{CHAT_TEMPLATE, LanguageModel};
 
 /// Reads, converts, prints the report, and writes unless `--dry-run`.
 pub fn run(args: &ConvertArgs) -> Result<()> {
@@ -25,6 +25,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         return Ok(());
     };
     student.save(&out, Some(&teacher.tokenizer_json))?;
+    if let Some(template) = &teacher.chat_template {
+        files::write(&out.join(CHAT_TEMPLATE), template)?;
+    }
     say(format_args!("wrote {}", out.display()));
     Ok(())
 }

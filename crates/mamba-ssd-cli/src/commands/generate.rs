@@ -11,8 +11,9 @@ use crate::language_model::{LanguageModel, PROMPT_FORMAT, QUESTION};
 /// Loads the model and writes what it answers.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     ensure!(!args.prompt.trim().is_empty(), "--prompt is empty; give it a text to continue");
-    let LanguageModel { model, tokenizer, eos, .. } = LanguageModel::load(&args.model, &args.device.open()?)?;
-    let prompt = tokenizer.encode_with_special(&formed(args)?)?;
+    let loaded = LanguageModel::load(&args.model, &args.device.open()?)?;
+    let prompt = tokens(args, &loaded)?;
+    let LanguageModel { model, tokenizer, eos, .. } = loaded;
     ensure!(!prompt.is_empty(), "--prompt has no token; give it a text that the tokenizer knows");
     let options = GenerateOptions {
         sampling: Sampling {
@@ -29,6 +30,15 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     generate_one(&model, &prompt, &options, |token| stream.push(token));
     stream.end_line();
     Ok(())
+}
+
+/// The prompt's tokens. A chat template writes the tokens that begin a text itself.
+fn tokens(args: &GenerateArgs, model: &LanguageModel) -> Result<Vec<u32>> {
+    if args.chat {
+        let text = model.conversation(args.system.as_deref(), &args.prompt)?;
+        return Ok(model.tokenizer.encode(&text)?);
+    }
+    Ok(model.tokenizer.encode_with_special(&formed(args)?)?)
 }
 
 /// The prompt in the form that the model was trained on, if its folder gives one.
