@@ -41,7 +41,8 @@ pub struct DistillArgs {
     /// Built-in recipe to follow [default: demo]
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
-    /// The teacher: a folder or a file of weights (safetensors, PyTorch, GGUF) [default: the bundled teacher]
+    /// The teacher: a folder, a file of weights (safetensors, PyTorch, GGUF) or hf:OWNER/NAME[@REVISION]
+    /// [default: the bundled teacher]
     #[arg(long, value_name = "MODEL")]
     pub teacher: Option<PathBuf>,
     /// Folder for everything the run writes; must be new or empty [default: runs/PRESET-N]
@@ -67,7 +68,7 @@ pub struct DistillArgs {
 /// Continue a prompt.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A folder, a file of weights (safetensors, PyTorch, GGUF) or an index of such files
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// Text to continue
@@ -102,7 +103,8 @@ pub struct GenerateArgs {
 /// Replace attention layers by mixers.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// The Transformer: a folder, a file of weights (safetensors, PyTorch, GGUF) or an index of such files
+    /// The Transformer: a folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or
+    /// hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// Folder for the converted model; must be new or empty
@@ -122,7 +124,7 @@ pub struct ConvertArgs {
 /// Hold a model against a reference.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// A folder, a file of weights (safetensors, PyTorch, GGUF) or an index of such files
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// Tokens `input_ids` [b t] and any of `logits` [b t v], `hidden_states.i` (0: after the embedding, i: after
@@ -140,7 +142,7 @@ pub struct CompareArgs {
 /// Show a model's files.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A folder, a file of weights (safetensors, PyTorch, GGUF) or an index of such files
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 }

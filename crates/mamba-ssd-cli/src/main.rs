@@ -6,6 +6,7 @@ mod commands;
 mod console;
 mod device;
 mod files;
+mod hub;
 mod interrupt;
 mod language_model;
 mod progress;

@@ -6,12 +6,13 @@ use mamba_ssd_models::{Checkpoint, Deviation, Reference};
 
 use crate::args::CompareArgs;
 use crate::console::say;
+use crate::hub;
 
 /// Prints the deviation of every tensor; an error if one is beyond the tolerance.
 pub fn run(args: &CompareArgs) -> Result<()> {
     let device = args.device.open()?;
     let reference = Reference::open(&args.reference)?;
-    let model = Checkpoint::open(&args.model)?.load(&device, DType::F32)?;
+    let model = Checkpoint::open(&hub::local(&args.model)?)?.load(&device, DType::F32)?;
     let deviations = reference.compare(&model, &device)?;
     say(format_args!("{:<20} {:>12} {:>12}", "tensor", "largest", "relative"));
     for deviation in &deviations {

@@ -7,12 +7,13 @@ use crate::args::{ConvertArgs, InitArg, LayersArg};
 use crate::console::say;
 use crate::device::DeviceChoice;
 use crate::files::{self, OutputFolder};
+use crate::hub;
 use crate::language_model::{CHAT_TEMPLATE, LanguageModel};
 
 /// Reads, converts, prints the report, and writes unless `--dry-run`.
 pub fn run(args: &ConvertArgs) -> Result<()> {
     let out = if args.dry_run { None } else { Some(OutputFolder::claim(&args.out, "as OUT")?) };
-    let teacher = LanguageModel::load(&args.model, &DeviceChoice::any()?)?;
+    let teacher = LanguageModel::load(&hub::local(&args.model)?, &DeviceChoice::any()?)?;
     let plan = ConversionPlan {
         layers: selection(&args.layers),
         init: init(args.init),

@@ -10,10 +10,11 @@ use mamba_ssd_models::{Checkpoint, ModelConfig};
 use crate::args::InspectArgs;
 use crate::console::{say, thousands};
 use crate::device::DeviceChoice;
+use crate::hub;
 
 /// Prints family, sizes, tensors, mixers, what a sequence costs in memory, and what is odd.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)?;
     checkpoint.check(&DeviceChoice::any()?)?;
     let config = checkpoint.config();
     let tied = if config.tied() { "the embedding is also the head" } else { "the head is its own" };
@@ -143,7 +144,7 @@ fn describe(mixer: &MixerConfig) -> String {
 /// What a user should know before anything goes wrong.
 fn oddities(checkpoint: &Checkpoint) -> Vec<String> {
     let config = checkpoint.config();
-    let mut found = Vec::new();
+    let mut found: Vec<String> = checkpoint.note().map(str::to_string).into_iter().collect();
     let Ok(tokenizer) = checkpoint.tokenizer() else { return found };
     let (words, rows) = (tokenizer.vocab_size(), config.vocab_size());
     if words > rows {
