@@ -110,7 +110,7 @@ pub struct ConvertArgs {
     /// Folder for the converted model; must be new or empty
     #[arg(value_name = "OUT")]
     pub out: PathBuf,
-    /// Layers that become mixers: all, every:N, or a list such as 0,2,5
+    /// Layers that become mixers: all, every:N, a list such as 0,2,5, or none to write the model as it is
     #[arg(long, value_name = "LAYERS", default_value = "all")]
     pub layers: LayersArg,
     /// How the mixers start
@@ -159,6 +159,8 @@ pub enum InitArg {
 /// Which layers become mixers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayersArg {
+    /// No layer.
+    None,
     /// Every layer.
     All,
     /// Layers 0, n, 2n and so on.
@@ -171,10 +173,13 @@ impl std::str::FromStr for LayersArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("found {text:?}; expected all, every:N with N at least 1, or a list such as 0,2,5");
-        if text == "all" {
-            return Ok(Self::All);
+        let expected = || {
+            format!("found {text:?}; expected all, none, every:N with N at least 1, or a list such as 0,2,5")
+        };
+        match text {
+            "all" => return Ok(Self::All),
+            "none" => return Ok(Self::None),
+            _ => {}
         }
         if let Some(n) = text.strip_prefix("every:") {
             return n.parse().ok().filter(|n| *n > 0).map(Self::Every).ok_or_else(expected);
@@ -211,6 +216,7 @@ mod tests {
     #[test]
     fn layers_are_all_every_nth_or_a_list() {
         assert_eq!("all".parse(), Ok(LayersArg::All));
+        assert_eq!("none".parse(), Ok(LayersArg::None));
         assert_eq!("every:2".parse(), Ok(LayersArg::Every(2)));
         assert_eq!("0, 2,5".parse(), Ok(LayersArg::List(vec![0, 2, 5])));
         for wrong in ["", "every:0", "some", "1,-2"] {

@@ -37,6 +37,7 @@ fn parse(name: &str) -> Result<Repository> {
 }
 
 /// Files beside the weights that a checkpoint may need.
+#[cfg(any(feature = "hub", test))]
 const BESIDE: [&str; 6] = [
     "config.json",
     "params.json",
@@ -47,6 +48,7 @@ const BESIDE: [&str; 6] = [
 ];
 
 /// The files of a repository that make a model: those beside the weights, and one form of the weights.
+#[cfg(any(feature = "hub", test))]
 fn wanted(files: &[String]) -> Option<Vec<String>> {
     let ending =
         |ending: &str| files.iter().filter(|file| file.ends_with(ending)).cloned().collect::<Vec<_>>();

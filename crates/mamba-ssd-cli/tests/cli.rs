@@ -316,3 +316,99 @@ fn ctrl_c_saves_and_a_killed_run_goes_on() {
     assert_eq!(places.len(), count, "a step is there twice");
     assert_refused(&resume, folder.path(), &["finished"]);
 }
+
+/// A file that the tests of `mamba-ssd-models` use.
+fn model_data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../mamba-ssd-models/tests/data").join(name)
+}
+
+fn succeeded(args: &[&str], folder: &Path) -> String {
+    let output = run(args, folder);
+    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+#[test]
+fn a_gguf_file_is_inspected_converted_and_asked_like_any_model() {
+    let folder = folder();
+    let gguf = model_data("tiny.gguf").to_string_lossy().into_owned();
+    let shown = succeeded(&["inspect", &gguf], folder.path());
+    for part in
+        ["family      Llama", "8 Q8_0", "260 tokens, a text ends with <|end|>, a chat template", "in f32"]
+    {
+        assert!(shown.contains(part), "{part:?} in {shown}");
+    }
+    succeeded(&["convert", &gguf, "plain", "--layers", "none"], folder.path());
+    succeeded(&["convert", &gguf, "student"], folder.path());
+    let names = ["chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json"];
+    assert_eq!(entries(&folder.path().join("plain")), names);
+    assert!(succeeded(&["inspect", "student"], folder.path()).contains("family      Llamba"));
+
+    let ask = |model: &str| {
+        let args = [
+            "generate",
+            "--model",
+            model,
+            "--prompt",
+            "hello",
+            "--max-tokens",
+            "5",
+            "--chat",
+            "--system",
+            "be",
+        ];
+        succeeded(&args, folder.path())
+    };
+    assert_eq!(ask(&gguf), ask("plain"), "the same model in another format");
+    assert!(!ask("student").is_empty());
+}
+
+#[test]
+fn a_model_is_held_against_a_reference() {
+    let folder = folder();
+    for (from, to) in
+        [("llama32.config.json", "config.json"), ("llama32.weights.safetensors", "model.safetensors")]
+    {
+        fs::copy(model_data(from), folder.path().join(to)).expect("a model");
+    }
+    let golden = fs::read(model_data("llama32.golden.safetensors")).expect("a file");
+    let golden = safetensors::SafeTensors::deserialize(&golden).expect("a file");
+    let reference = |logits: &str| {
+        let renamed = |key: &str| match key {
+            key if key == logits => Some("logits"),
+            "input_ids" | "hidden.1" => Some(if key == "input_ids" { key } else { "hidden_states.1" }),
+            _ => None,
+        };
+        let views = golden.iter().filter_map(|(key, view)| Some((renamed(key)?, view)));
+        fs::write(folder.path().join("r.safetensors"), safetensors::serialize(views, None).expect("bytes"))
+            .expect("a writable folder");
+    };
+    reference("logits");
+    let shown = succeeded(&["compare", ".", "--reference", "r.safetensors"], folder.path());
+    assert!(shown.contains("hidden_states.1") && shown.contains("all 2 agree within 1e-3"), "{shown}");
+    let strict = ["compare", ".", "--reference", "r.safetensors", "--rtol", "1e-12"];
+    assert_refused(&strict, folder.path(), &["hidden_states.1 of layer 0 is the first to depart", "1.0e-12"]);
+    reference("hidden.0");
+    let wrong = ["compare", ".", "--reference", "r.safetensors"];
+    assert_refused(&wrong, folder.path(), &["`logits` is", "the model's is"]);
+    assert_refused(
+        &["compare", ".", "--reference", "config.json"],
+        folder.path(),
+        &["config.json", "weight_map"],
+    );
+}
+
+#[test]
+fn what_is_no_name_of_a_repository_is_refused_without_the_network() {
+    for name in ["hf:", "hf:only", "hf:a/b/c", "hf:../b"] {
+        assert_refused(&["inspect", name], folder().path(), &[name, "hf:owner/name"]);
+    }
+}
+
+#[test]
+fn a_model_without_a_chat_template_is_not_chatted_with() {
+    let folder = folder();
+    teacher(folder.path());
+    let args = ["generate", "--model", "teacher", "--prompt", "hello", "--chat"];
+    assert_refused(&args, folder.path(), &["no chat template", "--chat"]);
+}

@@ -1,43 +1,51 @@
-//! `convert`: attention replaced by mixers, without training.
+//! `convert`: attention replaced by mixers, without training; or a model of any format written in the usual one.
 
 use anyhow::Result;
+use burn::tensor::DType;
 use mamba_ssd_convert::{ConversionPlan, Init, LayerSelection};
+use mamba_ssd_models::{Checkpoint, Model};
 
 use crate::args::{ConvertArgs, InitArg, LayersArg};
 use crate::console::say;
 use crate::device::DeviceChoice;
 use crate::files::{self, OutputFolder};
 use crate::hub;
-use crate::language_model::{CHAT_TEMPLATE, LanguageModel};
+use crate::language_model::CHAT_TEMPLATE;
 
 /// Reads, converts, prints the report, and writes unless `--dry-run`.
 pub fn run(args: &ConvertArgs) -> Result<()> {
     let out = if args.dry_run { None } else { Some(OutputFolder::claim(&args.out, "as OUT")?) };
-    let teacher = LanguageModel::load(&hub::local(&args.model)?, &DeviceChoice::any()?)?;
-    let plan = ConversionPlan {
-        layers: selection(&args.layers),
-        init: init(args.init),
-        ..ConversionPlan::default()
+    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)?;
+    let model = checkpoint.load(&DeviceChoice::any()?, DType::F32)?;
+    let student = match selection(&args.layers) {
+        Some(layers) => converted(&model, layers, args)?,
+        None => model,
     };
-    let (student, report) = teacher.model.convert(&plan)?;
-    say(report);
     let Some(out) = out else {
         say("dry run: nothing was written");
         return Ok(());
     };
-    student.save(&out, Some(&teacher.tokenizer_json))?;
-    if let Some(template) = &teacher.chat_template {
+    student.save(&out, checkpoint.tokenizer_json())?;
+    if let Some(template) = checkpoint.chat_template() {
         files::write(&out.join(CHAT_TEMPLATE), template)?;
     }
     say(format_args!("wrote {}", out.display()));
     Ok(())
 }
 
-fn selection(layers: &LayersArg) -> LayerSelection {
+fn converted(model: &Model, layers: LayerSelection, args: &ConvertArgs) -> Result<Model> {
+    let plan = ConversionPlan { layers, init: init(args.init), ..ConversionPlan::default() };
+    let (student, report) = model.convert(&plan)?;
+    say(report);
+    Ok(student)
+}
+
+fn selection(layers: &LayersArg) -> Option<LayerSelection> {
     match layers {
-        LayersArg::All => LayerSelection::All,
-        LayersArg::Every(n) => LayerSelection::EveryNth(*n),
-        LayersArg::List(layers) => LayerSelection::List(layers.clone()),
+        LayersArg::None => None,
+        LayersArg::All => Some(LayerSelection::All),
+        LayersArg::Every(n) => Some(LayerSelection::EveryNth(*n)),
+        LayersArg::List(layers) => Some(LayerSelection::List(layers.clone())),
     }
 }
 
