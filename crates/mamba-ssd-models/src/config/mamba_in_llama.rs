@@ -9,7 +9,8 @@
 //! `d_inner` is `expand` times `d_model` unless it is given.
 //!
 //! One field is ours: `"rope_scaling": false` has the remaining attention rotate without the frequency
-//! scaling of `config.json`. MambaInLlama was trained with it; the code of M1, and M1-3B, have none.
+//! scaling of `config.json`. MambaInLlama was trained with it. The code of M1 has none, so that M1-3B most
+//! likely wants `false`; no published file says so.
 //!
 //! Wang et al., "The Mamba in the Llama" (2024); M1: Wang et al. (2025).
 
