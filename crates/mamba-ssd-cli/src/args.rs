@@ -24,8 +24,10 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Replace attention layers by Mamba-2 mixers, without training
     Convert(ConvertArgs),
-    /// Show what a model directory holds
+    /// Show what a model's files hold, without reading the weights
     Inspect(InspectArgs),
+    /// Hold a model against what another implementation computed with the same weights
+    Compare(CompareArgs),
     /// Show versions, threads and devices, and whether they work
     Doctor,
 }
@@ -39,8 +41,9 @@ pub struct DistillArgs {
     /// Built-in recipe to follow [default: demo]
     #[arg(long, value_name = "NAME")]
     pub preset: Option<String>,
-    /// Directory of the teacher: config.json, safetensors, tokenizer.json [default: the bundled teacher]
-    #[arg(long, value_name = "DIR")]
+    /// The teacher: a folder, a file of weights (safetensors, PyTorch, GGUF) or hf:OWNER/NAME[@REVISION]
+    /// [default: the bundled teacher]
+    #[arg(long, value_name = "MODEL")]
     pub teacher: Option<PathBuf>,
     /// Folder for everything the run writes; must be new or empty [default: runs/PRESET-N]
     #[arg(long, value_name = "DIR")]
@@ -65,12 +68,18 @@ pub struct DistillArgs {
 /// Continue a prompt.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// Directory of the model: config.json, safetensors, tokenizer.json
-    #[arg(long, value_name = "DIR")]
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// Text to continue
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
+    /// Put the text into a conversation, as the model's chat template forms it
+    #[arg(long, conflicts_with = "raw")]
+    pub chat: bool,
+    /// What the conversation begins with
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
     /// Take the text as it stands, even if the model's prompt.txt gives the form it was trained on
     #[arg(long)]
     pub raw: bool,
@@ -78,7 +87,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_tokens: usize,
     /// 0 takes the likeliest token; higher is more varied
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = not_negative)]
     pub temperature: f64,
     /// Sample among the likeliest tokens that hold this share of the probability
     #[arg(long, value_name = "P", value_parser = scale)]
@@ -94,7 +103,8 @@ pub struct GenerateArgs {
 /// Replace attention layers by mixers.
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// Directory of the Transformer
+    /// The Transformer: a folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or
+    /// hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// Folder for the converted model; must be new or empty
@@ -111,10 +121,28 @@ pub struct ConvertArgs {
     pub dry_run: bool,
 }
 
-/// Show a model directory.
+/// Hold a model against a reference.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Tokens `input_ids` [b t] and any of `logits` [b t v], `hidden_states.i` (0: after the embedding, i: after
+    /// block i, before the final norm) and `attentions.i` [b h t t]
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub reference: PathBuf,
+    /// Largest L2 norm of a difference over that of the reference
+    #[arg(long, value_name = "R", default_value_t = 1e-3, value_parser = not_negative)]
+    pub rtol: f64,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+/// Show a model's files.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Directory of the model
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
 }
@@ -160,7 +188,7 @@ fn scale(text: &str) -> Result<f64, String> {
     number(text, "a number above 0 and at most 1", |value| value > 0.0 && value <= 1.0)
 }
 
-fn temperature(text: &str) -> Result<f64, String> {
+fn not_negative(text: &str) -> Result<f64, String> {
     number(text, "a number of at least 0", |value| value >= 0.0)
 }
 

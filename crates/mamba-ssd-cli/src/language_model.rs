@@ -1,12 +1,11 @@
-//! A model with its tokenizer, from a folder or from inside this program.
+//! A model with its tokenizer, from files of any format or from inside this program.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use burn::tensor::Device;
+use anyhow::{Result, anyhow, ensure};
+use burn::tensor::{DType, Device};
 use mamba_ssd::Backbone;
-use mamba_ssd_models::{Model, Tokenizer};
+use mamba_ssd_models::{ChatTemplate, Checkpoint, Message, Model, Tokenizer};
 
 use crate::bundled;
 
@@ -14,6 +13,8 @@ use crate::bundled;
 pub const PROMPT_FORMAT: &str = "prompt.txt";
 /// Stands for the question in a [`PROMPT_FORMAT`].
 pub const QUESTION: &str = "{}";
+/// transformers' name for the file of a chat template.
+pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// A model that reads and writes text.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct LanguageModel {
     pub tokenizer: Tokenizer,
     /// The tokenizer's file, for copying.
     pub tokenizer_json: Vec<u8>,
+    /// The template of conversations, for copying.
+    pub chat_template: Option<String>,
     /// The tokens any of which ends a text.
     pub eos: Vec<u32>,
     /// What to call it.
@@ -31,16 +34,17 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Reads a folder with `config.json`, safetensors and `tokenizer.json`.
+    /// Reads a checkpoint of any format with its tokenizer.
     ///
     /// # Errors
     /// When a file is missing or wrong, or the files do not belong together.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        let model = Model::load(dir, device)?;
-        let path = dir.join("tokenizer.json");
-        let tokenizer_json = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let tokenizer = Tokenizer::from_file(&path)?;
-        Self::new(model, tokenizer, tokenizer_json, dir.display().to_string())
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let tokenizer = checkpoint.tokenizer()?;
+        let tokenizer_json = checkpoint.tokenizer_json().unwrap_or_default().to_vec();
+        let chat_template = checkpoint.chat_template().map(str::to_string);
+        let model = checkpoint.load(device, DType::F32)?;
+        Self::new(model, tokenizer, tokenizer_json, chat_template, path.display().to_string())
     }
 
     /// The teacher inside this program.
@@ -50,10 +54,16 @@ impl LanguageModel {
     pub fn bundled(device: &Device) -> Result<Self> {
         let model = Model::from_bytes(bundled::CONFIG, bundled::WEIGHTS, device)?;
         let tokenizer = Tokenizer::from_bytes(bundled::TOKENIZER)?;
-        Self::new(model, tokenizer, bundled::TOKENIZER.to_vec(), "bundled".into())
+        Self::new(model, tokenizer, bundled::TOKENIZER.to_vec(), None, "bundled".into())
     }
 
-    fn new(model: Model, tokenizer: Tokenizer, tokenizer_json: Vec<u8>, name: String) -> Result<Self> {
+    fn new(
+        model: Model,
+        tokenizer: Tokenizer,
+        tokenizer_json: Vec<u8>,
+        chat_template: Option<String>,
+        name: String,
+    ) -> Result<Self> {
         let (words, rows) = (tokenizer.vocab_size(), model.vocab_size());
         ensure!(
             words <= rows,
@@ -64,6 +74,24 @@ impl LanguageModel {
             eos.extend(tokenizer.eos_id());
         }
         ensure!(!eos.is_empty(), "{name}: no token ends a text; set eos_token_id in config.json");
-        Ok(Self { model, tokenizer, tokenizer_json, eos, name })
+        Ok(Self { model, tokenizer, tokenizer_json, chat_template, eos, name })
+    }
+
+    /// The text of a conversation that the model is to answer.
+    ///
+    /// # Errors
+    /// When the model has no chat template, or it refuses the conversation.
+    pub fn conversation(&self, system: Option<&str>, user: &str) -> Result<String> {
+        let source = self.chat_template.as_deref().ok_or_else(|| {
+            anyhow!("{}: no chat template beside or inside the model; leave out --chat", self.name)
+        })?;
+        let said = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let messages: Vec<Message> =
+            system.map(|text| said("system", text)).into_iter().chain([said("user", user)]).collect();
+        let word =
+            |token: Option<u32>| token.and_then(|token| self.tokenizer.word(token)).unwrap_or_default();
+        let (bos, eos) = (word(self.model.config().tokens().bos), word(self.eos.first().copied()));
+        let template = ChatTemplate::parse(source).map_err(|reason| anyhow!("{}: {reason}", self.name))?;
+        template.render(&messages, &bos, &eos).map_err(|reason| anyhow!("{}: {reason}", self.name))
     }
 }

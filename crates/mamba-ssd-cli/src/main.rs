@@ -6,6 +6,7 @@ mod commands;
 mod console;
 mod device;
 mod files;
+mod hub;
 mod interrupt;
 mod language_model;
 mod progress;
@@ -49,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => commands::generate::run(&args),
         Command::Convert(args) => commands::convert::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Doctor => commands::doctor::run(),
     }
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum ModelError {
     /// A file or folder cannot be read or written.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}", one_line(path.display()))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -20,7 +20,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// A folder holds no weights that can be read.
-    #[error("{}: no weights: {hint}", path.display())]
+    #[error("{}: no weights: {}", one_line(path.display()), one_line(hint))]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum ModelError {
         hint: String,
     },
     /// A configuration is malformed or of a family that is not covered.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", one_line(path.display()), one_line(reason))]
     Config {
         /// The file.
         path: PathBuf,
@@ -36,7 +36,7 @@ pub enum ModelError {
         reason: String,
     },
     /// A file of weights is malformed.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", one_line(path.display()), one_line(reason))]
     Weights {
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum ModelError {
         reason: String,
     },
     /// The weights are not those of the configuration.
-    #[error("{}: the weights are not those of the {family} that the configuration describes: {mismatch}", path.display())]
+    #[error("{}: the weights are not those of the {family} that the configuration describes: {}", one_line(path.display()), one_line(mismatch))]
     Mismatch {
         /// The file or folder of the weights.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum ModelError {
         mismatch: Mismatch,
     },
     /// A tokenizer is malformed, or cannot treat a text.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {}", one_line(path.display()), one_line(reason))]
     Tokenizer {
         /// The file.
         path: PathBuf,
@@ -64,6 +64,15 @@ pub enum ModelError {
     /// A model that no checkpoint format can express.
     #[error("this model cannot be written: {0}")]
     Unwritable(String),
+}
+
+/// A text without line breaks and other control characters: names in damaged files may hold any.
+fn one_line(text: impl fmt::Display) -> String {
+    let escaped = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.to_string().chars().map(escaped).collect()
 }
 
 /// The differences between the tensors of a file and those of a model.

@@ -9,7 +9,7 @@ use common::{
     GOLDENS, attention, bits, difference, golden_model, llama, mamba2, phi, read, read_text, tokens, zoo,
 };
 use mamba_ssd::{Backbone, Mamba1Config, Mamba2Config, Mixer, MixerConfig};
-use mamba_ssd_models::{Llama, Model, ModelError};
+use mamba_ssd_models::{Checkpoint, Llama, Model, ModelError};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -362,6 +362,20 @@ fn a_layer_that_is_another_mixer_than_the_config_says_is_refused() {
     );
     edit_config(dir.path(), |config| config["attn_layer_idx"] = json!([3]));
     assert!(refused(dir.path()).contains("`attn_layer_idx` names layer 3, but there are only 3 (0 to 2)"));
+}
+
+/// The published hybrid's configuration is not known to be right about its layers; its keys are.
+#[test]
+fn the_keys_of_a_hybrid_phi_decide_what_its_layers_are() {
+    let model = phi("mam");
+    let dir = saved(&model);
+    let config = dir.path().join("config.json");
+    std::fs::write(&config, phi("mma").config_json().expect("JSON")).expect("written");
+    assert_eq!(bits(&load(dir.path()).expect("a model")), bits(&model));
+    let note = Checkpoint::open(dir.path()).expect("a model").note().map(str::to_string);
+    assert!(note.is_some_and(|note| note.contains("layers [1, 2] hold another mixer")));
+    std::fs::write(&config, phi("aaa").config_json().expect("JSON")).expect("written");
+    assert!(refused(dir.path()).contains("missing")); // transformers' names, which are another format
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A small tokenizer, and files that are none.
 
-use mamba_ssd_models::Tokenizer;
+use std::path::Path;
+
+use mamba_ssd_models::{Checkpoint, Tokenizer};
 
 const WORDS: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
     "added_tokens": [{"id": 0, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true}],
@@ -27,4 +29,17 @@ fn files_that_are_no_tokenizer_are_refused() {
     assert!(refused().contains("tokenizer.json: cannot read"));
     std::fs::write(&path, "{}").expect("written");
     assert!(refused().contains("tokenizer.json: not a tokenizer.json"));
+}
+
+/// Digits stand alone, merges join the rest, and control tokens are no text.
+#[test]
+fn a_gguf_file_holds_its_tokenizer_and_its_chat_template() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tiny.gguf");
+    let checkpoint = Checkpoint::open(&path).expect("a file");
+    let tokenizer = checkpoint.tokenizer().expect("a tokenizer");
+    let tokens = tokenizer.encode("hello 12<|end|>").expect("tokens");
+    assert_eq!(tokens, [259, 111, 32, 49, 50, 256]);
+    assert_eq!(tokenizer.decode(&tokens).expect("text"), "hello 12");
+    assert_eq!(tokenizer.encode("é😀").expect("tokens").len(), 6);
+    assert!(checkpoint.chat_template().expect("a template").contains("[assistant]"));
 }

@@ -55,7 +55,7 @@ pub use kernels::emulate_tensor_cores;
 pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba1,
-    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState,
+    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, StateSize,
 };
 pub use segments::Segments;
 pub use softmax::causal_softmax;

@@ -6,13 +6,14 @@ use mamba_ssd_convert::{ConversionPlan, Init, LayerSelection};
 use crate::args::{ConvertArgs, InitArg, LayersArg};
 use crate::console::say;
 use crate::device::DeviceChoice;
-use crate::files::OutputFolder;
-use crate::language_model::LanguageModel;
+use crate::files::{self, OutputFolder};
+use crate::hub;
+use crate::language_model::{CHAT_TEMPLATE, LanguageModel};
 
 /// Reads, converts, prints the report, and writes unless `--dry-run`.
 pub fn run(args: &ConvertArgs) -> Result<()> {
     let out = if args.dry_run { None } else { Some(OutputFolder::claim(&args.out, "as OUT")?) };
-    let teacher = LanguageModel::load(&args.model, &DeviceChoice::any()?)?;
+    let teacher = LanguageModel::load(&hub::local(&args.model)?, &DeviceChoice::any()?)?;
     let plan = ConversionPlan {
         layers: selection(&args.layers),
         init: init(args.init),
@@ -25,6 +26,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         return Ok(());
     };
     student.save(&out, Some(&teacher.tokenizer_json))?;
+    if let Some(template) = &teacher.chat_template {
+        files::write(&out.join(CHAT_TEMPLATE), template)?;
+    }
     say(format_args!("wrote {}", out.display()));
     Ok(())
 }

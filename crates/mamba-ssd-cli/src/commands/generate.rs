@@ -1,18 +1,23 @@
 //! `generate`: the continuation of a prompt, printed as it comes.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use mamba_ssd_models::{GenerateOptions, Sampling, Tokenizer, generate_one};
 
 use crate::args::GenerateArgs;
 use crate::console::{print, say};
 use crate::files;
+use crate::hub;
 use crate::language_model::{LanguageModel, PROMPT_FORMAT, QUESTION};
 
 /// Loads the model and writes what it answers.
 pub fn run(args: &GenerateArgs) -> Result<()> {
     ensure!(!args.prompt.trim().is_empty(), "--prompt is empty; give it a text to continue");
-    let LanguageModel { model, tokenizer, eos, .. } = LanguageModel::load(&args.model, &args.device.open()?)?;
-    let prompt = tokenizer.encode_with_special(&formed(args)?)?;
+    let model = hub::local(&args.model)?;
+    let loaded = LanguageModel::load(&model, &args.device.open()?)?;
+    let prompt = tokens(args, &model, &loaded)?;
+    let LanguageModel { model, tokenizer, eos, .. } = loaded;
     ensure!(!prompt.is_empty(), "--prompt has no token; give it a text that the tokenizer knows");
     let options = GenerateOptions {
         sampling: Sampling {
@@ -31,9 +36,18 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
+/// The prompt's tokens. A chat template writes the tokens that begin a text itself.
+fn tokens(args: &GenerateArgs, path: &Path, model: &LanguageModel) -> Result<Vec<u32>> {
+    if args.chat {
+        let text = model.conversation(args.system.as_deref(), &args.prompt)?;
+        return Ok(model.tokenizer.encode(&text)?);
+    }
+    Ok(model.tokenizer.encode_with_special(&formed(args, path)?)?)
+}
+
 /// The prompt in the form that the model was trained on, if its folder gives one.
-fn formed(args: &GenerateArgs) -> Result<String> {
-    let format = args.model.join(PROMPT_FORMAT);
+fn formed(args: &GenerateArgs, path: &Path) -> Result<String> {
+    let format = path.join(PROMPT_FORMAT);
     if args.raw || !format.exists() {
         return Ok(args.prompt.clone());
     }

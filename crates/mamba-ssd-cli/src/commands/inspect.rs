@@ -1,56 +1,94 @@
-//! `inspect`: what a model directory holds, after a strict reading of it.
+//! `inspect`: what a model's files hold, after a strict comparison of their tensors with its configuration.
+//! No weights are read.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
-use burn::tensor::{Device, Int, Tensor};
-use mamba_ssd::{Backbone, MixerConfig};
-use mamba_ssd_models::Model;
+use mamba_ssd::{MixerConfig, StateSize};
+use mamba_ssd_models::{Checkpoint, ModelConfig};
 
 use crate::args::InspectArgs;
 use crate::console::{say, thousands};
 use crate::device::DeviceChoice;
-use crate::language_model::LanguageModel;
+use crate::hub;
 
-/// Prints family, sizes, mixers and what a sequence costs in memory.
+/// Prints family, sizes, tensors, mixers, what a sequence costs in memory, and what is odd.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let device = DeviceChoice::any()?;
-    let LanguageModel { model, tokenizer, eos, .. } = LanguageModel::load(&args.model, &device)?;
-    say(format_args!("family      {}", family(&model)));
-    say(format_args!("parameters  {}", thousands(model.n_params())));
-    say(format_args!("width       {}, vocabulary {}", model.d_model(), thousands(model.vocab_size())));
-    say(format_args!("tokenizer   {} tokens, a text ends with {eos:?}", thousands(tokenizer.vocab_size())));
-    say(format_args!("memory      {}", memory(&model, &device)));
-    for line in mixers(&model) {
+    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)?;
+    checkpoint.check(&DeviceChoice::any()?)?;
+    let config = checkpoint.config();
+    let tied = if config.tied() { "the embedding is also the head" } else { "the head is its own" };
+    say(format_args!("family      {}", config.family()));
+    say(format_args!("parameters  {}; {tied}", thousands(config.n_params())));
+    say(format_args!("width       {}, vocabulary {}", config.d_model(), thousands(config.vocab_size())));
+    say(format_args!("tensors     {}", tensors(&checkpoint)));
+    say(format_args!("tokenizer   {}", tokenizer(&checkpoint)));
+    say(format_args!("state       {}", state(config)));
+    for line in mixers(&config.mixers()) {
         say(line);
+    }
+    for oddity in oddities(&checkpoint) {
+        say(format_args!("odd         {oddity}"));
     }
     Ok(())
 }
 
-fn family(model: &Model) -> &'static str {
-    let attention = (0..model.n_layers()).filter(|&layer| model.mixer(layer).is_attention()).count();
-    match (model, attention) {
-        (Model::Llama(_), n) if n == model.n_layers() => "Llama",
-        (Model::Llama(_), 0) => "Llamba",
-        (Model::Llama(_), _) => "Llama with some Mamba-2 mixers",
-        (Model::Phi(_), n) if n == model.n_layers() => "Phi",
-        (Model::Phi(_), 0) => "Phi-Mamba",
-        (Model::Phi(_), _) => "Phi with some Mamba-2 mixers",
-        (Model::Mamba2(_), _) => "Mamba-2",
+/// How many there are of each type, the most frequent first.
+fn tensors(checkpoint: &Checkpoint) -> String {
+    let mut counts = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        *counts.entry(tensor.dtype).or_insert(0) += 1;
+    }
+    let total: usize = counts.values().sum();
+    let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let each: Vec<String> = counts.iter().map(|(dtype, count)| format!("{count} {dtype}")).collect();
+    format!("{total} in {}: {}", checkpoint.format(), each.join(", "))
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> String {
+    let chat = if checkpoint.chat_template().is_some() { ", a chat template" } else { "" };
+    match checkpoint.tokenizer() {
+        Err(_) if checkpoint.tokenizer_json().is_none() => "none beside or inside the weights".into(),
+        Err(error) => error.to_string(),
+        Ok(tokenizer) => {
+            let mut eos = checkpoint.config().tokens().eos.clone();
+            if eos.is_empty() {
+                eos.extend(tokenizer.eos_id());
+            }
+            let words: Vec<String> = eos.iter().filter_map(|&id| tokenizer.word(id)).collect();
+            let ends = if words.is_empty() {
+                "no token ends a text".into()
+            } else {
+                format!("a text ends with {}", words.join(" or "))
+            };
+            format!("{} tokens, {ends}{chat}", thousands(tokenizer.vocab_size()))
+        }
     }
 }
 
-/// Bytes that decoding keeps, at the start and for each further token.
-fn memory(model: &Model, device: &Device) -> String {
-    let start = model.init_state(1, device);
-    let fixed = start.bytes();
-    let (_, after) = model.prefill(Tensor::<2, Int>::zeros([1, 1], device), start);
-    let growth = after.bytes() - fixed;
-    format!("{} bytes for each sequence, {} more for each token", thousands(fixed), thousands(growth))
+/// What decoding carries, at two bytes a number and four.
+fn state(config: &ModelConfig) -> String {
+    let sizes = config.mixers().into_iter().map(|mixer| mixer.state_size());
+    let StateSize { constant, per_token } = sizes.fold(StateSize::default(), |sum, size| StateSize {
+        constant: sum.constant + size.constant,
+        per_token: sum.per_token + size.per_token,
+    });
+    let bytes = |numbers: usize| {
+        format!("{} bytes in f32 ({} in bf16)", thousands(4 * numbers), thousands(2 * numbers))
+    };
+    match (constant, per_token) {
+        (0, per_token) => format!("{} for every token of a sequence", bytes(per_token)),
+        (constant, 0) => format!("{} for a sequence of any length", bytes(constant)),
+        (constant, per_token) => {
+            format!("{} for a sequence, {} more for every token", bytes(constant), bytes(per_token))
+        }
+    }
 }
 
 /// One line for each run of layers with the same mixer.
-fn mixers(model: &Model) -> Vec<String> {
-    let described: Vec<String> =
-        (0..model.n_layers()).map(|layer| describe(&model.mixer(layer).config())).collect();
+fn mixers(mixers: &[MixerConfig]) -> Vec<String> {
+    let described: Vec<String> = mixers.iter().map(describe).collect();
     let mut first = 0;
     let mut lines = Vec::new();
     for run in described.chunk_by(|a, b| a == b) {
@@ -101,4 +139,30 @@ fn describe(mixer: &MixerConfig) -> String {
             )
         }
     }
+}
+
+/// What a user should know before anything goes wrong.
+fn oddities(checkpoint: &Checkpoint) -> Vec<String> {
+    let config = checkpoint.config();
+    let mut found: Vec<String> = checkpoint.note().map(str::to_string).into_iter().collect();
+    let Ok(tokenizer) = checkpoint.tokenizer() else { return found };
+    let (words, rows) = (tokenizer.vocab_size(), config.vocab_size());
+    if words > rows {
+        found.push(format!(
+            "the tokenizer has {} tokens, the model knows {}",
+            thousands(words),
+            thousands(rows)
+        ));
+    }
+    if words < rows {
+        found.push(format!("{} rows of the embedding are no token", thousands(rows - words)));
+    }
+    let tokens = config.tokens();
+    for id in tokens.eos.iter().chain(&tokens.bos).filter(|&&id| tokenizer.word(id).is_none()) {
+        found.push(format!("the configuration names token {id}, which the tokenizer does not have"));
+    }
+    if tokens.eos.is_empty() && tokenizer.eos_id().is_none() {
+        found.push("no token is known to end a text".into());
+    }
+    found
 }

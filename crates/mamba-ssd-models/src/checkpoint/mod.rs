@@ -63,6 +63,7 @@ pub struct Checkpoint {
     /// A `tokenizer.json`, if there is one, or why what there is cannot be one.
     tokenizer: Result<Option<Vec<u8>>, String>,
     chat_template: Option<String>,
+    note: Option<String>,
 }
 
 /// A tensor of a checkpoint, under the name that this crate gives it.
@@ -97,7 +98,7 @@ impl Checkpoint {
         let tokenizer = beside.map_or_else(|| gguf::tokenizer(&gguf), |json| Ok(Some(json)));
         let chat_template = gguf::chat_template(&gguf);
         let tensors = load::named(&config, gguf::canonical(gguf, &config)?)?;
-        Ok(Self { config, format: "GGUF", tensors, tokenizer, chat_template })
+        Ok(Self { config, format: "GGUF", tensors, tokenizer, chat_template, note: None })
     }
 
     fn open_tensors(path: &Path, container: Container) -> Result<Self, ModelError> {
@@ -108,9 +109,10 @@ impl Checkpoint {
         if mlx::is_mlx(&tensors) {
             let (config, tensors) = mlx::open(tensors, &metadata)?;
             let tensors = load::named(&config, tensors)?;
-            return Ok(Self { config, format: "MLX", tensors, tokenizer, chat_template });
+            return Ok(Self { config, format: "MLX", tensors, tokenizer, chat_template, note: None });
         }
         let config = read_config(folder)?;
+        let (config, note) = dialect::settled(config, &tensors);
         let tensors = dialect::canonical(tensors, &config)?;
         let tensors = load::named(&config, tensors)?;
         let format = match container {
@@ -118,7 +120,7 @@ impl Checkpoint {
             Container::Index => "shards",
             _ => "safetensors",
         };
-        Ok(Self { config, format, tensors, tokenizer, chat_template })
+        Ok(Self { config, format, tensors, tokenizer, chat_template, note })
     }
 
     /// Shapes of the model.
@@ -166,6 +168,11 @@ impl Checkpoint {
     /// The Jinja template that turns a conversation into a text, if there is one.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// What the configuration says otherwise than the tensors, where these decide.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// The model, with weights of a float type.

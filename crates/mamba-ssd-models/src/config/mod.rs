@@ -192,8 +192,26 @@ impl ModelConfig {
         }
     }
 
+    /// Width of the residual stream, d.
+    pub fn d_model(&self) -> usize {
+        match self {
+            Self::Llama(config) => config.d_model,
+            Self::Phi(config) => config.d_model,
+            Self::Mamba2(config) => config.d_model,
+        }
+    }
+
+    /// Rows of the embedding, v.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Llama(config) => config.vocab_size,
+            Self::Phi(config) => config.vocab_size,
+            Self::Mamba2(config) => config.vocab_size,
+        }
+    }
+
     /// Whether the embedding is also the head.
-    pub(crate) fn tied(&self) -> bool {
+    pub fn tied(&self) -> bool {
         match self {
             Self::Llama(config) => config.tie_embeddings,
             Self::Phi(_) => false,

@@ -158,6 +158,16 @@ impl PhiConfig {
         })
     }
 
+    /// The attention of Phi-Mamba's hybrids, which its code takes from Phi-1.5 whatever a file says.
+    pub(crate) fn phi_mamba_attention(&self) -> AttentionConfig {
+        let head_dim = (self.d_model / HEADS).max(1);
+        let rotary =
+            RotaryConfig::new((head_dim as f64 * ROPE.partial / 2.0) as usize * 2).with_theta(ROPE.theta);
+        AttentionConfig::new(self.d_model, HEADS, HEADS, head_dim, rotary)
+            .with_qkv_bias(true)
+            .with_out_bias(true)
+    }
+
     pub(super) fn to_json(&self) -> Result<Value> {
         self.mixers.iter().try_for_each(mixers::check_known)?;
         if is_transformer(&self.mixers) { self.to_phi() } else { self.to_phi_mamba() }

@@ -67,5 +67,85 @@ def blocks():
               here / "quants.golden.safetensors")
 
 
+def tiny_gguf():
+    """A Llama of one layer in Q8_0, with a byte-level vocabulary and a chat template."""
+    rng = np.random.default_rng(11)
+    writer = GGUFWriter(here / "tiny.gguf", "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    characters = bytes_to_unicode()
+    tokens = [characters[byte] for byte in range(256)] + ["<|end|>", "he", "ll", "hell"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([1] * 256 + [3] + [1] * 3)
+    writer.add_token_merges(["h e", "l l", "he ll"])
+    writer.add_eos_token_id(256)
+    writer.add_bos_token_id(256)
+    writer.add_chat_template("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]")
+    shapes = {"token_embd": (len(tokens), 32), "blk.0.attn_q": (32, 32), "blk.0.attn_k": (16, 32), "blk.0.attn_v": (16, 32),
+              "blk.0.attn_output": (32, 32), "blk.0.ffn_gate": (64, 32), "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64)}
+    for name, shape in shapes.items():
+        data = quantize(rng.standard_normal(shape).astype(np.float32), Type.Q8_0)
+        writer.add_tensor(f"{name}.weight", data, raw_dtype=Type.Q8_0)
+    for name in ["blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"]:
+        writer.add_tensor(f"{name}.weight", rng.uniform(0.5, 1.5, 32).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def bytes_to_unicode():
+    """GPT-2's printable stand-in for every byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def tiny_mlx():
+    """A Llamba of one layer as MLX files have it: 8 bits, groups of 32 columns."""
+    rng = np.random.default_rng(13)
+    tensors = {}
+
+    def matrix(name, rows, columns):
+        values = rng.standard_normal((rows, columns // 32, 32)).astype(np.float32)
+        low = values.min(-1)
+        scale = (values.max(-1) - low) / 255
+        codes = np.round((values - low[..., None]) / scale[..., None]).astype(np.uint8).reshape(rows, columns)
+        tensors[f"{name}.weight"] = codes.view(np.uint32)
+        tensors[f"{name}.scales"], tensors[f"{name}.biases"] = scale.astype(np.float16), low.astype(np.float16)
+
+    def plain(name, *shape):
+        tensors[name] = rng.standard_normal(shape).astype(np.float16)
+
+    d, heads, state, d_mlp = 32, 4, 8, 64
+    plain("embedding.encoder.weight", 40, d)
+    matrix("model.layers.0.layer.in_proj", 2 * d + 2 * heads * state + heads, d)
+    matrix("model.layers.0.layer.out_proj", d, d)
+    plain("model.layers.0.layer.conv_weight", d + 2 * heads * state, 4)
+    plain("model.layers.0.layer.conv_bias", d + 2 * heads * state)
+    plain("model.layers.0.layer.z_bias", d)
+    plain("model.layers.0.layer.D", heads)
+    matrix("model.layers.1.layer.in_proj", d_mlp, d)
+    matrix("model.layers.1.layer.gate_proj", d_mlp, d)
+    matrix("model.layers.1.layer.out_proj", d, d_mlp)
+    for name in ["model.layers.0.norm", "model.layers.1.norm", "model.norm"]:
+        plain(f"{name}.weight", d)
+    matrix("head.linear", 40, d)
+    tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in tensors.items()}
+    metadata = {"_class_": '"models.llamba.Llamba"', "quantization_kwargs.bits": "8",
+                "quantization_kwargs.group_size": "32"}
+    save_file(tensors, here / "tiny.mlx.safetensors", metadata)
+
+
 state_spaces()
 blocks()
+tiny_gguf()
+tiny_mlx()

@@ -149,6 +149,36 @@ impl MixerConfig {
     }
 }
 
+/// Numbers that decoding one sequence carries from token to token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSize {
+    /// From the first token on.
+    pub constant: usize,
+    /// More for every token.
+    pub per_token: usize,
+}
+
+impl MixerConfig {
+    /// The size of the mixer's state for one sequence.
+    pub fn state_size(&self) -> StateSize {
+        let ssm = |d_conv: usize, channels: usize, state: usize| StateSize {
+            constant: (d_conv - 1) * channels + state,
+            per_token: 0,
+        };
+        match self {
+            Self::Attention(config) => StateSize {
+                constant: config.d_conv.map_or(0, |d_conv| (d_conv - 1) * config.conv_dim()),
+                per_token: 2 * config.n_kv_heads * config.head_dim,
+            },
+            Self::DiscreteMamba2(config) => {
+                ssm(config.d_conv, config.conv_dim(), config.d_inner() * config.d_state)
+            }
+            Self::Mamba1(config) => ssm(config.d_conv, config.d_inner, config.d_inner * config.d_state),
+            Self::Mamba2(config) => ssm(config.d_conv, config.conv_dim(), config.d_inner() * config.d_state),
+        }
+    }
+}
+
 /// Any mixer: teacher, hybrid and student are the same model with other variants.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // one per layer; boxing would hide the module from burn's derive

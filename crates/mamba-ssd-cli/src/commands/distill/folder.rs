@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::DistillArgs;
 use crate::files::{self, OutputFolder};
+use crate::hub;
 use crate::summary::Quality;
 
 /// The resolved recipe.
@@ -168,7 +169,7 @@ impl RunFolder {
 /// Applies the command line to the recipe, and makes its paths independent of the working directory.
 fn resolve(recipe: &mut Recipe, args: &DistillArgs) -> Result<()> {
     if let Some(teacher) = &args.teacher {
-        recipe.teacher = Some(teacher.clone());
+        recipe.teacher = Some(hub::local(teacher)?);
     }
     for path in [&mut recipe.teacher, &mut recipe.data.path].into_iter().flatten() {
         *path = std::path::absolute(&*path).with_context(|| format!("cannot resolve {}", path.display()))?;

@@ -34,6 +34,16 @@ pub(super) fn canonical<'a>(tensors: Tensors<'a>, config: &ModelConfig) -> Resul
     }
 }
 
+/// The configuration as the tensors have it, and what it said otherwise.
+pub(super) fn settled(config: ModelConfig, tensors: &Tensors) -> (ModelConfig, Option<String>) {
+    let ModelConfig::Phi(config) = config else { return (config, None) };
+    let (config, changed) = phi::with_mixers_of_keys(config, tensors);
+    let note = (!changed.is_empty()).then(|| {
+        format!("layers {changed:?} hold another mixer than the configuration says; the tensors decide")
+    });
+    (ModelConfig::Phi(config), note)
+}
+
 /// Removes `model.` in front of every key of a Mamba-2 model.
 fn without_prefix(tensors: Tensors) -> Result<Tensors, ModelError> {
     const PREFIX: &str = "model.";

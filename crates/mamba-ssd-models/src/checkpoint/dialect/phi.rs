@@ -26,6 +26,30 @@ fn heads(config: &PhiConfig) -> usize {
     heads.unwrap_or(1)
 }
 
+/// The configuration with the mixers that the keys of a hybrid's layers tell, and the layers that it had
+/// otherwise. The published hybrid's configuration has never been seen; its layers can be.
+pub(super) fn with_mixers_of_keys(mut config: PhiConfig, tensors: &Tensors) -> (PhiConfig, Vec<usize>) {
+    let attention = config.mixers.iter().find(|mixer| is_attention(mixer)).cloned();
+    let attention = attention.unwrap_or_else(|| MixerConfig::Attention(config.phi_mamba_attention()));
+    let ssm = config.mixers.iter().find(|mixer| !is_attention(mixer)).cloned();
+    let mut changed = Vec::new();
+    for (layer, mixer) in config.mixers.iter_mut().enumerate() {
+        let has = |name: &str| tensors.get(&format!("backbone.layers.{layer}.mixer.{name}.weight")).is_some();
+        let found = match (has("self_attn.q_proj"), has("in_proj"), &ssm) {
+            (true, false, _) if !is_attention(mixer) => &attention,
+            (false, true, Some(ssm)) if is_attention(mixer) => ssm,
+            _ => continue,
+        };
+        *mixer = found.clone();
+        changed.push(layer);
+    }
+    (config, changed)
+}
+
+fn is_attention(mixer: &MixerConfig) -> bool {
+    matches!(mixer, MixerConfig::Attention(_))
+}
+
 fn phi_msft(key: String, tensor: Stored) -> Vec<(String, Stored)> {
     if let Some((layer, rest)) = key.strip_prefix("transformer.h.").and_then(indexed) {
         return in_layer(layer, rest, &key, tensor);
