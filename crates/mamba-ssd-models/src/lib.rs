@@ -2,9 +2,9 @@
 //!
 //! | model | covers |
 //! |---|---|
-//! | [`Llama`] | Llama 3.x, Llamba, hybrids of the two |
+//! | [`Llama`] | Llama 3.x, Llamba, hybrids of the two; MambaInLlama and M1 |
 //! | [`Phi`] | Phi-1.5, Phi-Mamba, hybrids of the two |
-//! | [`Mamba2Lm`] | Mamba-2 as transformers and state-spaces write it |
+//! | [`Mamba2Lm`] | Mamba-2 as transformers and state-spaces write it; mamba2attn |
 //!
 //! Teacher, hybrid and student are one struct whose layers hold other mixers: a [`Llama`] whose every
 //! mixer is `DiscreteMamba2` *is* Llamba. A [`Model`] is any of them. A [`Checkpoint`] is one in files

@@ -1,4 +1,4 @@
-//! Llama, Llamba and the hybrids of the two.
+//! Llama, Llamba, MambaInLlama and the hybrids.
 //!
 //! ```text
 //! x ← x + mixer(RMSNorm(x))

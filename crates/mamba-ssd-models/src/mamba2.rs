@@ -1,4 +1,4 @@
-//! Mamba-2 language models.
+//! Mamba-2 language models, and hybrids of Mamba-2 and attention.
 //!
 //! ```text
 //! x ← x + mixer(RMSNorm(x))
@@ -35,14 +35,15 @@ pub struct Mamba2Lm {
 pub struct Mamba2Block {
     /// The norm in front of the mixer.
     pub norm: RmsNorm,
-    /// The mixer, always `Mixer::Mamba2`.
+    /// The mixer.
     pub mixer: Mixer,
 }
 
 impl Mamba2Lm {
-    /// Shapes of this model.
+    /// Shapes of this model, with the mixers it holds now.
     pub fn config(&self) -> Mamba2LmConfig {
-        self.config.clone()
+        let mixers = self.layers.iter().map(|layer| layer.mixer.config()).collect();
+        Mamba2LmConfig { mixers, ..self.config.clone() }
     }
 }
 
@@ -52,7 +53,7 @@ impl Backbone for Mamba2Lm {
     }
 
     fn d_model(&self) -> usize {
-        self.config.mixer.d_model
+        self.config.d_model
     }
 
     fn vocab_size(&self) -> usize {

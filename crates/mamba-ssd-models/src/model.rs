@@ -13,7 +13,7 @@ use crate::{Checkpoint, Llama, Mamba2Lm, ModelConfig, ModelError, Phi};
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant)] // there is one per process, not a list of them
 pub enum Model {
-    /// Llama, Llamba or a hybrid.
+    /// Llama, Llamba, MambaInLlama or a hybrid.
     Llama(Llama),
     /// Phi, Phi-Mamba or a hybrid.
     Phi(Phi),
@@ -62,7 +62,8 @@ impl Model {
     }
 
     /// Writes the folder that [`Model::load`] reads: `config.json`, `model.safetensors` and, when
-    /// given, `tokenizer.json`. Weights keep their types.
+    /// given, `tokenizer.json`; for a hybrid of MambaInLlama also `mamba_config.json`, which is removed for
+    /// any other model. Weights keep their types.
     ///
     /// Every file is complete under a temporary name before the first is renamed to its own.
     ///

@@ -7,42 +7,15 @@ use std::path::Path;
 
 use burn::tensor::{DType, Device, Tensor};
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-use common::{Golden, difference, golden_model, llama, read, read_text, tokens};
-use mamba_ssd::Backbone;
+use common::{Golden, Tensors, difference, folder, golden_model, llama, read, read_text, tensors_of, tokens};
+use mamba_ssd::{Backbone, MixerConfig};
 use mamba_ssd_models::{Checkpoint, Model};
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-
-/// f32 tensors by key.
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-fn tensors_of(bytes: &[u8]) -> Tensors {
-    let file = SafeTensors::deserialize(bytes).expect("a file");
-    let floats = |data: &[u8]| data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    file.iter().map(|(key, view)| (key.to_string(), (view.shape().to_vec(), floats(view.data())))).collect()
-}
 
 fn golden_tensors(family: &str) -> Tensors {
     tensors_of(&read(&format!("{family}.weights.safetensors")))
-}
-
-fn write_safetensors(path: &Path, tensors: &Tensors) {
-    let bytes: BTreeMap<&String, Vec<u8>> = tensors
-        .iter()
-        .map(|(key, (_, values))| (key, values.iter().flat_map(|value| value.to_le_bytes()).collect()))
-        .collect();
-    let views = tensors.iter().map(|(key, (shape, _))| {
-        (key, TensorView::new(Dtype::F32, shape.clone(), &bytes[key]).expect("a tensor"))
-    });
-    std::fs::write(path, safetensors::serialize(views, None).expect("bytes")).expect("written");
-}
-
-fn folder(config: &Value, tensors: &Tensors) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a folder");
-    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("written");
-    write_safetensors(&dir.path().join("model.safetensors"), tensors);
-    dir
 }
 
 fn load(path: &Path) -> Model {
@@ -202,7 +175,8 @@ fn codestral_as_mistral_publishes_it_is_mamba2_with_a_prefix() {
         .expect("renamed");
     let checkpoint = Checkpoint::open(dir.path()).expect("the door knows it");
     let mamba_ssd_models::ModelConfig::Mamba2(config) = checkpoint.config() else { panic!("a Mamba-2") };
-    assert_eq!((config.mixer.ngroups, config.mixer.d_state, config.mixer.headdim), (8, 128, 64));
+    let MixerConfig::Mamba2(mixer) = &config.mixers[0] else { panic!("a Mamba-2 mixer") };
+    assert_eq!((mixer.ngroups, mixer.d_state, mixer.headdim), (8, 128, 64));
     assert_eq!(config.n_params(), 7_285_403_648); // 14.571 GB of bf16 are published
     let message =
         checkpoint.load(&Device::flex(), DType::F32).expect_err("weights of a tiny model").to_string();

@@ -108,6 +108,62 @@ fn mamba2_has_as_many_parameters_as_published() {
     assert_eq!(count(codestral), 7_285_403_648);
 }
 
+/// mamba2attn-2.7b, by its shapes. Attention: in_proj 11520 · 2560, its convolution 11520 · 5, out_proj
+/// 2560 · 3840, a norm of 2560: 39,381,760 in 6 layers. Mamba-2: in_proj 10576 · 2560, convolution 5376 · 5,
+/// 3 · 80, a norm of 5120, out_proj 2560 · 5120, a norm of 2560: 40,216,560 in 58. Embedding 50288 · 2560, a
+/// norm of 2560.
+#[test]
+fn mamba2attn_has_as_many_parameters_as_its_shapes() {
+    let json = r#"{"d_model": 2560, "d_intermediate": 0, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
+        "attn_layer_idx": [9, 18, 27, 36, 45, 56], "attn_cfg": {"causal": true, "d_conv": 4, "head_dim": 128, "num_heads": 30,
+        "out_proj_bias": false, "qkv_proj_bias": false, "rotary_emb_dim": 64}, "rms_norm": true, "residual_in_fp32": true,
+        "fused_add_norm": true, "pad_vocab_size_multiple": 16, "tie_embeddings": true}"#;
+    assert_eq!(count(json), 6 * 39_381_760 + 58 * 40_216_560 + 50_288 * 2560 + 2560); // 2,697,590,880
+}
+
+fn mamba_in_llama(llama: &str, mamba: &str) -> usize {
+    let config = ModelConfig::from_json(llama).and_then(|config| config.with_mamba_config(mamba));
+    config.unwrap_or_else(|error| panic!("{error}: {llama} {mamba}")).n_params()
+}
+
+/// Published sizes: bytes of the bf16 files / 2 and of the f32 file / 4. Which layers hold attention does
+/// not matter to them, how many does.
+#[test]
+fn mamba_in_llama_has_as_many_parameters_as_published() {
+    let count = |d: usize,
+                 n: usize,
+                 mlp: usize,
+                 heads: usize,
+                 d_xb: usize,
+                 ssm: &str,
+                 attention: &[usize]| {
+        let llama = format!(
+            r#"{{"model_type": "llama", "vocab_size": 128256, "hidden_size": {d}, "num_hidden_layers": {n}, "intermediate_size": {mlp},
+            "num_attention_heads": {heads}, "num_key_value_heads": 8, "tie_word_embeddings": {}, "rms_norm_eps": 1e-05}}"#,
+            d < 4096
+        );
+        let mamba = format!(
+            r#"{{"d_model": {d}, "ssm_cfg": {ssm}, "rms_norm_eps": 1e-05, "vocab_size": null, "d_inner": null, "d_xb": {d_xb},
+            "intermediate_size": {mlp}, "hidden_act": "silu", "n_layer": {n}, "attn_layers": {attention:?}}}"#
+        );
+        mamba_in_llama(&llama, &mamba)
+    };
+    let mamba1 = r#"{"expand": 1}"#;
+    assert_eq!(count(2048, 16, 8192, 32, 512, mamba1, &[3, 7, 11, 15]), 1_293_002_752);
+    assert_eq!(count(3072, 28, 8192, 24, 1024, mamba1, &[3, 8, 13, 18, 23, 27]), 3_447_874_560);
+    assert_eq!(count(3072, 28, 8192, 24, 1024, mamba1, &[6, 13, 20, 27]), 3_469_249_536);
+    let odd: Vec<usize> = (1..32).step_by(2).collect();
+    assert_eq!(count(4096, 32, 14336, 32, 1024, mamba1, &odd), 8_333_758_464);
+
+    // Mamba2InLlama_0_75 by its shapes: a mixer has in_proj [10272, 4096], a convolution of 6144 channels,
+    // three numbers for each of 32 heads, a norm of 4096 and out_proj [4096, 4096]; each attention 41,943,040.
+    let mixer = 10272 * 4096 + 6144 * 5 + 3 * 32 + 4096 + 4096 * 4096;
+    let mamba2 = r#"{"expand": 1, "ngroups": 32, "d_state": 128}"#;
+    let kept: Vec<usize> = (3..32).step_by(4).collect();
+    let transformer = 8_030_261_248;
+    assert_eq!(count(4096, 32, 14336, 32, 1024, mamba2, &kept), transformer + 24 * mixer - 24 * 41_943_040);
+}
+
 #[test]
 fn counts_are_those_of_the_modules() {
     let goldens = GOLDENS.iter().map(|family| (family.to_string(), golden_model(family)));

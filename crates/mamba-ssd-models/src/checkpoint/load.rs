@@ -1,13 +1,15 @@
 //! Weights into a model, strictly.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::names::Names;
 use super::path::ModulePath;
-use super::stored::Tensors;
+use super::stored::{Stored, Tensors};
 use crate::config::kind;
 use crate::error::Mismatch;
 use crate::{Model, ModelConfig, ModelError};
@@ -53,16 +55,21 @@ const HEAD: &str = "lm_head.weight";
 /// A head beside a tied embedding must be the same matrix.
 fn check_tied_head(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelError> {
     let embedding = config.names().key(&["embedding", "weight"]);
-    if read(HEAD, tensors)? == read(&embedding, tensors)? {
+    let whole = |key: &str| read(key, stored(key, tensors)?, tensors);
+    if whole(HEAD)? == whole(&embedding)? {
         return Ok(());
     }
     let reason = format!("`{HEAD}` differs from `{embedding}`, but config.json ties them; untie them there");
     Err(tensors.malformed(reason))
 }
 
-/// The numbers of a tensor that is there.
-fn read(key: &str, tensors: &Tensors) -> Result<TensorData, ModelError> {
-    let tensor = tensors.get(key).ok_or_else(|| tensors.malformed(format!("`{key}` is missing")))?;
+/// A tensor that must be there.
+fn stored<'a, 'b>(key: &str, tensors: &'b Tensors<'a>) -> Result<&'b Stored<'a>, ModelError> {
+    tensors.get(key).ok_or_else(|| tensors.malformed(format!("`{key}` is missing")))
+}
+
+/// The numbers of the tensor of a key, or of some of its rows.
+fn read(key: &str, tensor: &Stored, tensors: &Tensors) -> Result<TensorData, ModelError> {
     let data = tensor.read()?;
     match data.dtype().is_float() {
         true => Ok(data),
@@ -82,7 +89,8 @@ pub(super) fn build(
 ) -> Result<Model, ModelError> {
     check(config, tensors, device)?;
     let path = ModulePath::default();
-    let mut loader = Loader { names: config.names(), tensors, dtype, path, error: None };
+    let rows = BTreeMap::new();
+    let mut loader = Loader { names: config.names(), tensors, dtype, path, rows, error: None };
     let model = config.init(device).map(&mut loader);
     match loader.error {
         None => Ok(model),
@@ -117,7 +125,10 @@ impl ModuleVisitor for Expected {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let shape = self.path.layout().file_shape(param.lazy_shape().as_slice());
-        self.shapes.insert(self.path.key(self.names), shape);
+        match self.shapes.entry(self.path.key(self.names)) {
+            Entry::Vacant(entry) => drop(entry.insert(shape)),
+            Entry::Occupied(mut entry) => entry.get_mut()[0] += shape[0],
+        }
     }
 }
 
@@ -142,7 +153,7 @@ fn check_layers(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelErro
         if found.is_some_and(|found| found != kind(mixer)) {
             let (found, expected) = (found.unwrap_or_default(), kind(mixer));
             let reason = format!(
-                "layer {layer} holds {found}, but config.json says {expected}; use the config.json that belongs to these weights"
+                "layer {layer} holds {found}, but the configuration says {expected}; use the one that belongs to these weights"
             );
             return Err(tensors.malformed(reason));
         }
@@ -150,21 +161,28 @@ fn check_layers(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelErro
     Ok(())
 }
 
+/// Beginnings of keys in a layer, and what its mixer is; the first that is found decides.
+const SIGNS: [(&str, &str); 11] = [
+    ("self_attn.q_proj", "attention"),
+    ("mixer.self_attn.q_proj", "attention"),
+    ("mha.in_proj", "attention"),
+    ("mamba.dt_proj", "a Mamba-1 mixer"),
+    ("mamba.dt_bias", "a Mamba-2 mixer"),
+    ("mixer.dt_bias", "a Mamba-2 mixer"),
+    ("mixer.A_log", "a Mamba-2 mixer"),
+    ("mixer.z_bias", "a discrete Mamba-2 mixer"),
+    ("mixer.D", "a discrete Mamba-2 mixer"),
+    ("mixer.conv1d", "attention with a convolution"),
+    ("mixer.in_proj", "attention"),
+];
+
 /// What the keys of a layer say its mixer is.
 fn found_mixer(names: &Names, layer: usize, tensors: &Tensors) -> Option<&'static str> {
     let prefix = names.layer(layer);
     let has = |key: &str| {
         tensors.keys().any(|found| found.strip_prefix(&prefix).is_some_and(|rest| rest.starts_with(key)))
     };
-    if has("self_attn.q_proj") || has("mixer.self_attn.q_proj") {
-        Some("attention")
-    } else if has("mixer.dt_bias") {
-        Some("a Mamba-2 mixer")
-    } else if has("mixer.in_proj") {
-        Some("a discrete Mamba-2 mixer")
-    } else {
-        None
-    }
+    SIGNS.iter().find(|(key, _)| has(key)).map(|&(_, kind)| kind)
 }
 
 /// Replaces every parameter by the tensor of its key.
@@ -173,15 +191,27 @@ struct Loader<'a> {
     tensors: &'a Tensors<'a>,
     dtype: DType,
     path: ModulePath,
+    /// Rows of each tensor that have found their parameters.
+    rows: BTreeMap<String, usize>,
     error: Option<ModelError>,
 }
 
 impl Loader<'_> {
-    fn tensor<const D: usize>(&self, param: &Param<Tensor<D>>) -> Result<Tensor<D>, ModelError> {
-        let data = read(&self.path.key(self.names), self.tensors)?;
-        let shape = param.lazy_shape();
-        let data = self.path.layout().unpack(data, shape.as_slice()).convert_dtype(self.dtype);
+    fn tensor<const D: usize>(&mut self, param: &Param<Tensor<D>>) -> Result<Tensor<D>, ModelError> {
+        let (key, layout, shape) = (self.path.key(self.names), self.path.layout(), param.lazy_shape());
+        let rows = self.next_rows(&key, layout.file_shape(shape.as_slice())[0]);
+        let tensor = stored(&key, self.tensors)?.rows(rows);
+        let data = read(&key, &tensor, self.tensors)?;
+        let data = layout.unpack(data, shape.as_slice()).convert_dtype(self.dtype);
         Ok(Tensor::from_data(data, (&param.lazy_device(), self.dtype)))
+    }
+
+    /// The rows of a tensor that belong to the next of its parameters.
+    fn next_rows(&mut self, key: &str, count: usize) -> Range<usize> {
+        let first = self.rows.entry(key.to_string()).or_default();
+        let rows = *first..*first + count;
+        *first = rows.end;
+        rows
     }
 }
 

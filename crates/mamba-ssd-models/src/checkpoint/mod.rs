@@ -5,7 +5,7 @@
 //!
 //! | found | weights | configuration | tokenizer |
 //! |---|---|---|---|
-//! | folder | `model.safetensors`, its index, `consolidated.safetensors`, `pytorch_model.bin`, its index, or the only file of a known kind | `config.json` or `params.json` | `tokenizer.json` |
+//! | folder | `model.safetensors`, its index, `consolidated.safetensors`, `pytorch_model.bin`, its index, or the only file of a known kind | `config.json` or `params.json`, `mamba_config.json` | `tokenizer.json` |
 //! | safetensors, PyTorch, index | the file | beside it | beside it |
 //! | GGUF | the file | inside | inside |
 //! | Llamba for MLX | the file | the shapes inside | beside it |
@@ -49,6 +49,8 @@ const WEIGHTS: [&str; 5] = [
 ];
 /// Configurations in a folder, the preferred first.
 const CONFIGS: [&str; 2] = ["config.json", "params.json"];
+/// Beside the configuration of a Llama: a hybrid of MambaInLlama.
+const MAMBA_CONFIG: &str = "mamba_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -233,7 +235,14 @@ fn read_config(folder: &Path) -> Result<ModelConfig, ModelError> {
     let path = CONFIGS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     let path = path.unwrap_or_else(|| folder.join(CONFIGS[0]));
     let text = std::fs::read_to_string(&path).map_err(|source| read_error(&path, source))?;
-    parse_config(&text, &path)
+    let config = parse_config(&text, &path)?;
+    let path = folder.join(MAMBA_CONFIG);
+    match read_if_there(&path)? {
+        None => Ok(config),
+        Some(bytes) => config
+            .with_mamba_config(&String::from_utf8_lossy(&bytes))
+            .map_err(|reason| ModelError::Config { path, reason }),
+    }
 }
 
 fn parse_config(text: &str, path: &Path) -> Result<ModelConfig, ModelError> {
@@ -274,8 +283,11 @@ pub(crate) fn save(
     dtype: Option<DType>,
 ) -> Result<(), ModelError> {
     let config = model.config_json()?;
+    let mamba = model.config().to_mamba_config().map_err(ModelError::Unwritable)?;
     let weights = to_safetensors(model, dtype)?;
     let mut files = vec![(WEIGHTS[0], weights.as_slice()), (CONFIGS[0], config.as_bytes())];
+    files.extend(mamba.as_ref().map(|config| (MAMBA_CONFIG, config.as_bytes())));
     files.extend(tokenizer_json.map(|bytes| (TOKENIZER, bytes)));
-    save::write_all(dir, &files)
+    save::write_all(dir, &files)?;
+    if mamba.is_none() { save::remove(&dir.join(MAMBA_CONFIG)) } else { Ok(()) }
 }

@@ -1,4 +1,6 @@
 //! From the path of a parameter in a model to its key in a file.
+//!
+//! Parameters of one key lie in one tensor, under each other in the order of the model's fields.
 
 /// The key names of one dialect.
 pub(crate) struct Names {
@@ -8,13 +10,23 @@ pub(crate) struct Names {
     embedding: &'static str,
     /// The norm in front of the head.
     final_norm: &'static str,
+    /// A state space mixer's parameters within a layer.
+    mixer: &'static str,
     /// An attention's parameters within a layer.
     attention: &'static str,
+    /// An attention's projections of queries, keys and values. What has one name lies in one tensor,
+    /// the rows of the first on top.
+    attention_in: [&'static str; 3],
     /// An attention's output projection.
     attention_out: &'static str,
     /// Keys that other writers use for the same tensor, and the keys they stand for.
     aliases: &'static [(&'static str, &'static str)],
 }
+
+/// Queries, keys and values apart.
+const APART: [&str; 3] = ["q_proj", "k_proj", "v_proj"];
+/// Queries, keys and values in one matrix.
+const FUSED: [&str; 3] = ["in_proj"; 3];
 
 impl Names {
     /// transformers' Llama.
@@ -22,7 +34,9 @@ impl Names {
         root: "model",
         embedding: "embed_tokens",
         final_norm: "norm",
+        mixer: "mixer",
         attention: "self_attn",
+        attention_in: APART,
         attention_out: "o_proj",
         aliases: &[],
     };
@@ -31,7 +45,9 @@ impl Names {
         root: "backbone",
         embedding: "embedding",
         final_norm: "final_layernorm",
+        mixer: "mixer",
         attention: "mixer.self_attn",
+        attention_in: APART,
         attention_out: "o_proj",
         aliases: &[("backbone.lm_head.weight", "lm_head.weight")],
     };
@@ -40,7 +56,9 @@ impl Names {
         root: "model",
         embedding: "embed_tokens",
         final_norm: "final_layernorm",
+        mixer: "mixer",
         attention: "self_attn",
+        attention_in: APART,
         attention_out: "dense",
         aliases: &[],
     };
@@ -49,7 +67,9 @@ impl Names {
         root: "backbone",
         embedding: "embedding",
         final_norm: "final_layernorm",
+        mixer: "mixer",
         attention: "mixer.self_attn",
+        attention_in: APART,
         attention_out: "dense",
         aliases: &[],
     };
@@ -58,9 +78,24 @@ impl Names {
         root: "backbone",
         embedding: "embeddings",
         final_norm: "norm_f",
-        attention: "mixer.self_attn",
+        mixer: "mixer",
+        attention: "mixer",
+        attention_in: FUSED,
         attention_out: "out_proj",
         aliases: &[("backbone.embedding.weight", "backbone.embeddings.weight")],
+    };
+    /// mamba2attn: Mamba-2 with some attention, which only state-spaces knows.
+    pub(crate) const MAMBA2_ATTENTION: Self = Self { embedding: "embedding", aliases: &[], ..Self::MAMBA2 };
+    /// MambaInLlama as its inference code and M1 write it.
+    pub(crate) const MAMBA_IN_LLAMA: Self = Self {
+        root: "model",
+        embedding: "embed_tokens",
+        final_norm: "norm",
+        mixer: "mamba",
+        attention: "mha",
+        attention_in: FUSED,
+        attention_out: "out_proj",
+        aliases: &[],
     };
 
     /// The key of the parameter at `path`, such as `layers.3.mixer.Attention.o_proj.weight`.
@@ -80,15 +115,26 @@ impl Names {
     }
 
     fn in_layer(&self, path: &[&str]) -> String {
+        let mixer = self.mixer;
         match path {
-            ["mixer", "Attention", "o_proj", rest @ ..] => {
-                format!("{}.{}.{}", self.attention, self.attention_out, rest.join("."))
+            ["mixer", "Attention", name, rest @ ..] => {
+                format!("{}.{}.{}", self.attention, self.in_attention(name), rest.join("."))
             }
-            ["mixer", "Attention", rest @ ..] => format!("{}.{}", self.attention, rest.join(".")),
-            ["mixer", _, "d"] => "mixer.D".to_string(),
-            ["mixer", _, "a_log"] => "mixer.A_log".to_string(),
-            ["mixer", _, rest @ ..] => format!("mixer.{}", rest.join(".")),
+            ["mixer", _, "d"] => format!("{mixer}.D"),
+            ["mixer", _, "a_log"] => format!("{mixer}.A_log"),
+            ["mixer", _, rest @ ..] => format!("{mixer}.{}", rest.join(".")),
             other => other.join("."),
+        }
+    }
+
+    fn in_attention<'a>(&self, name: &'a str) -> &'a str {
+        let [q, k, v] = self.attention_in;
+        match name {
+            "q_proj" => q,
+            "k_proj" => k,
+            "v_proj" => v,
+            "o_proj" => self.attention_out,
+            other => other,
         }
     }
 

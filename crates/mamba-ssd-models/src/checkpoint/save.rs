@@ -1,6 +1,7 @@
 //! A model into bytes, and bytes into files that are either old or new, never half-written.
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use crate::{Model, ModelError};
 pub(crate) fn to_safetensors(model: &Model, dtype: Option<DType>) -> Result<Vec<u8>, ModelError> {
     let config = model.config();
     let mut collector =
-        Collector { names: config.names(), dtype, path: ModulePath::default(), tensors: Vec::new() };
+        Collector { names: config.names(), dtype, path: ModulePath::default(), tensors: BTreeMap::new() };
     model.visit(&mut collector);
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]); // transformers insists
     safetensors::serialize(collector.tensors, Some(metadata))
@@ -40,6 +41,14 @@ pub(super) fn write_all(dir: &Path, files: &[(&str, &[u8])]) -> Result<(), Model
         }
     }
     renamed
+}
+
+/// Removes a file of the model that was there before, if there is one.
+pub(super) fn remove(path: &Path) -> Result<(), ModelError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(write_error(path, source)),
+        _ => Ok(()),
+    }
 }
 
 /// A folder in the way would be met after other files were already replaced.
@@ -72,7 +81,7 @@ struct Collector {
     names: &'static Names,
     dtype: Option<DType>,
     path: ModulePath,
-    tensors: Vec<(String, FileTensor)>,
+    tensors: BTreeMap<String, FileTensor>,
 }
 
 impl ModuleVisitor for Collector {
@@ -88,11 +97,24 @@ impl ModuleVisitor for Collector {
         let data = param.val().into_data();
         let dtype = self.dtype.unwrap_or(data.dtype());
         let data = self.path.layout().pack(data.convert_dtype(dtype));
-        self.tensors.push((self.path.key(self.names), FileTensor(data)));
+        match self.tensors.entry(self.path.key(self.names)) {
+            Entry::Vacant(entry) => drop(entry.insert(FileTensor(data))),
+            Entry::Occupied(mut entry) => entry.get_mut().append(data),
+        }
     }
 }
 
 struct FileTensor(TensorData);
+
+impl FileTensor {
+    /// Adds rows below those that are there.
+    fn append(&mut self, rows: TensorData) {
+        let (dtype, mut shape) = (self.0.dtype(), self.0.shape().as_slice().to_vec());
+        shape[0] += rows.shape()[0];
+        let bytes = [self.0.as_bytes(), rows.convert_dtype(dtype).as_bytes()].concat();
+        self.0 = TensorData::from_bytes_vec(bytes, shape, dtype);
+    }
+}
 
 impl View for FileTensor {
     fn dtype(&self) -> Dtype {

@@ -57,6 +57,9 @@ impl<'a> Stored<'a> {
 
     /// Some rows of the first axis.
     pub(super) fn rows(&self, range: Range<usize>) -> Self {
+        if range == (0..self.shape[0]) {
+            return self.clone();
+        }
         let (mut shape, row) = (self.shape.clone(), self.row());
         shape[0] = range.len();
         let new = shape.clone();

@@ -136,6 +136,23 @@ impl<'a> Fields<'a> {
         self.get(name).map_or(Ok(default), |_| self.size(name))
     }
 
+    pub(crate) fn opt_size(&self, name: &str) -> Result<Option<usize>> {
+        self.get(name).map(|_| self.size(name)).transpose()
+    }
+
+    /// Layers, each of which is one of `n_layers`.
+    pub(crate) fn layer_indices(&self, name: &str, n_layers: usize) -> Result<Vec<usize>> {
+        let layers = self.usizes(name)?;
+        match layers.iter().find(|&&layer| layer >= n_layers) {
+            None => Ok(layers),
+            Some(layer) => Err(format!(
+                "`{}` names layer {layer}, but there are only {n_layers} (0 to {})",
+                self.path_to(name),
+                n_layers - 1
+            )),
+        }
+    }
+
     pub(crate) fn f64(&self, name: &str) -> Result<f64> {
         let expected = "a number";
         let value = self.required(name, expected)?;

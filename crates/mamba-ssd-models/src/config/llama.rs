@@ -1,4 +1,4 @@
-//! Llama, Llamba and the hybrids of the two.
+//! Llama, Llamba and the hybrids of Llama.
 
 use burn::module::Initializer;
 use burn::nn::{EmbeddingConfig, LinearConfig};
@@ -170,13 +170,7 @@ impl LlamaConfig {
 
     fn llamba_mixers(fields: &Fields) -> Result<Vec<MixerConfig>> {
         let (d_model, n_layers) = (fields.size("d_model")?, fields.layers("n_layer")?);
-        let attention_layers = fields.usizes("attn_layer_idx")?;
-        if let Some(layer) = attention_layers.iter().find(|&&layer| layer >= n_layers) {
-            return Err(format!(
-                "`attn_layer_idx` names layer {layer}, but there are only {n_layers} (0 to {})",
-                n_layers - 1
-            ));
-        }
+        let attention_layers = fields.layer_indices("attn_layer_idx", n_layers)?;
         let ssm = mixers::parse_ssm(&fields.object("ssm_cfg")?, d_model)?;
         let mut mixers = vec![MixerConfig::DiscreteMamba2(ssm); n_layers];
         if !attention_layers.is_empty() {
@@ -190,12 +184,18 @@ impl LlamaConfig {
     }
 
     pub(super) fn to_json(&self) -> Result<Value> {
+        if self.is_mamba_in_llama() {
+            return self.to_llama(&self.heads()?);
+        }
         self.mixers.iter().try_for_each(mixers::check_known)?;
-        if is_transformer(&self.mixers) { self.to_llama() } else { self.to_llamba() }
+        if !is_transformer(&self.mixers) {
+            return self.to_llamba();
+        }
+        self.to_llama(mixers::shared(&self.mixers, as_attention)?.ok_or("it has no layers")?)
     }
 
-    fn to_llama(&self) -> Result<Value> {
-        let attention = mixers::shared(&self.mixers, as_attention)?.ok_or("it has no layers")?;
+    /// transformers' file of a model with this attention.
+    fn to_llama(&self, attention: &AttentionConfig) -> Result<Value> {
         let qwen2 = self.transformer_family() == "Qwen2";
         let covered = qwen2 || attention.qkv_bias == attention.out_bias;
         if !covered || (qwen2 && self.mlp_bias) || self.norm_epsilon != self.final_norm_epsilon {

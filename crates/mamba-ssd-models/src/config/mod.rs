@@ -3,13 +3,14 @@
 //! | dialect | recognised by | becomes |
 //! |---|---|---|
 //! | transformers Llama | `"model_type": "llama"` | [`LlamaConfig`], attention in every layer |
+//! | MambaInLlama and M1 | the same, and a [`mamba_config.json`](ModelConfig::with_mamba_config) beside it | [`LlamaConfig`], Mamba-1 or Mamba-2 in the other layers |
 //! | Llamba | `"model_type": "llamba"` | [`LlamaConfig`]; `attn_layer_idx` and `attn_cfg` make it a hybrid |
 //! | transformers Qwen2 | `"model_type": "qwen2"` | [`LlamaConfig`], biases on queries, keys and values |
 //! | transformers Phi | `"model_type": "phi"` | [`PhiConfig`], attention in every layer |
 //! | Phi before transformers had it | `"phi-msft"` and `"mixformer-sequential"` | the same |
 //! | Phi-Mamba | `LanguageModel`, `MixerModel`, `Block..` | [`PhiConfig`]; the blocks in the order of the file |
 //! | transformers Mamba-2 | `"model_type": "mamba2"` | [`Mamba2LmConfig`] |
-//! | state-spaces Mamba-2 | `ssm_cfg.layer` is `"Mamba2"` | [`Mamba2LmConfig`] |
+//! | state-spaces Mamba-2 | `ssm_cfg.layer` is `"Mamba2"` | [`Mamba2LmConfig`]; `attn_layer_idx` makes it a hybrid |
 //! | Mistral's Codestral | `n_groups` beside `dim` | [`Mamba2LmConfig`] |
 //!
 //! A model is written in the dialect that its mixers call for.
@@ -17,6 +18,7 @@
 mod json;
 mod llama;
 mod mamba2;
+mod mamba_in_llama;
 mod mixers;
 mod phi;
 mod rope;
@@ -38,7 +40,7 @@ use json::{Fields, Result};
 /// The configuration of any model.
 #[derive(Clone, Debug)]
 pub enum ModelConfig {
-    /// Llama, Llamba or a hybrid.
+    /// Llama, Llamba, MambaInLlama or a hybrid.
     Llama(LlamaConfig),
     /// Phi, Phi-Mamba or a hybrid.
     Phi(PhiConfig),
@@ -88,6 +90,41 @@ impl ModelConfig {
         }
     }
 
+    /// This Transformer with the layers that a `mamba_config.json` replaces: a hybrid of MambaInLlama or M1.
+    ///
+    /// `"rope_scaling": false` in it, a field of this crate, switches off the frequency scaling of
+    /// `config.json` in the attention that is left, as the code of M1 has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelConfig::from_json`]; also if this is no Llama, or the two files contradict each other.
+    pub fn with_mamba_config(self, text: &str) -> std::result::Result<Self, String> {
+        match self {
+            Self::Llama(config) if is_transformer(&config.mixers) => {
+                let value = json::parse(text)?;
+                config.with_mamba(&Fields::new(&value)?).map(Self::Llama)
+            }
+            other => Err(format!(
+                "it belongs to a Llama, but the config.json beside it is that of a {}",
+                other.family()
+            )),
+        }
+    }
+
+    /// The `mamba_config.json` beside [`ModelConfig::to_json`], if this is a hybrid of MambaInLlama or M1.
+    ///
+    /// # Errors
+    ///
+    /// If the format cannot express the model.
+    pub fn to_mamba_config(&self) -> std::result::Result<Option<String>, String> {
+        match self {
+            Self::Llama(config) if config.is_mamba_in_llama() => {
+                Ok(Some(format!("{:#}\n", config.to_mamba()?)))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Writes the dialect that the mixers call for.
     ///
     /// # Errors
@@ -125,7 +162,7 @@ impl ModelConfig {
         match self {
             Self::Llama(config) => config.mixers.clone(),
             Self::Phi(config) => config.mixers.clone(),
-            Self::Mamba2(config) => vec![MixerConfig::Mamba2(config.mixer.clone()); config.n_layers],
+            Self::Mamba2(config) => config.mixers.clone(),
         }
     }
 
@@ -135,12 +172,14 @@ impl ModelConfig {
         let attention = mixers.iter().filter(|mixer| matches!(mixer, MixerConfig::Attention(_))).count();
         match (self, attention) {
             (Self::Llama(config), n) if n == mixers.len() => config.transformer_family(),
+            (Self::Llama(config), n) if config.is_mamba_in_llama() => config.mamba_family(n),
             (Self::Llama(_), 0) => "Llamba",
             (Self::Llama(_), _) => "hybrid of Llama and Llamba",
             (Self::Phi(_), n) if n == mixers.len() => "Phi",
             (Self::Phi(_), 0) => "Phi-Mamba",
             (Self::Phi(_), _) => "hybrid of Phi and Phi-Mamba",
-            (Self::Mamba2(_), _) => "Mamba-2",
+            (Self::Mamba2(_), 0) => "Mamba-2",
+            (Self::Mamba2(_), _) => "hybrid of Mamba-2 and attention",
         }
     }
 
@@ -158,7 +197,7 @@ impl ModelConfig {
         match self {
             Self::Llama(config) => config.d_model,
             Self::Phi(config) => config.d_model,
-            Self::Mamba2(config) => config.mixer.d_model,
+            Self::Mamba2(config) => config.d_model,
         }
     }
 
@@ -184,9 +223,11 @@ impl ModelConfig {
     pub(crate) fn names(&self) -> &'static Names {
         match self {
             Self::Llama(config) if is_transformer(&config.mixers) => &Names::LLAMA,
+            Self::Llama(config) if config.is_mamba_in_llama() => &Names::MAMBA_IN_LLAMA,
             Self::Llama(_) => &Names::LLAMBA,
             Self::Phi(config) if is_transformer(&config.mixers) => &Names::PHI,
             Self::Phi(_) => &Names::PHI_MAMBA,
+            Self::Mamba2(config) if config.has_attention() => &Names::MAMBA2_ATTENTION,
             Self::Mamba2(_) => &Names::MAMBA2,
         }
     }
@@ -214,7 +255,7 @@ fn is_transformer(mixers: &[MixerConfig]) -> bool {
     mixers.iter().all(|mixer| matches!(mixer, MixerConfig::Attention(_)))
 }
 
-/// The one attention of a model that has attention in every layer.
+/// The attention of a layer, if that is what it holds.
 fn as_attention(mixer: &MixerConfig) -> Option<&mamba_ssd::AttentionConfig> {
     match mixer {
         MixerConfig::Attention(config) => Some(config),
@@ -226,6 +267,22 @@ fn as_attention(mixer: &MixerConfig) -> Option<&mamba_ssd::AttentionConfig> {
 fn as_discrete(mixer: &MixerConfig) -> Option<&mamba_ssd::DiscreteMamba2Config> {
     match mixer {
         MixerConfig::DiscreteMamba2(config) => Some(config),
+        _ => None,
+    }
+}
+
+/// The Mamba-1 mixer of a layer, if that is what it holds.
+fn as_mamba1(mixer: &MixerConfig) -> Option<&mamba_ssd::Mamba1Config> {
+    match mixer {
+        MixerConfig::Mamba1(config) => Some(config),
+        _ => None,
+    }
+}
+
+/// The Mamba-2 mixer of a layer, if that is what it holds.
+fn as_mamba2(mixer: &MixerConfig) -> Option<&mamba_ssd::Mamba2Config> {
+    match mixer {
+        MixerConfig::Mamba2(config) => Some(config),
         _ => None,
     }
 }

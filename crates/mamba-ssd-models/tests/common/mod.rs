@@ -1,14 +1,17 @@
 //! Golden models and small random ones.
 #![allow(dead_code)] // every test file uses a part
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mamba_ssd::rope::RotaryConfig;
-use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, Mamba2Config, MixerConfig};
+use mamba_ssd::rope::{Llama3Scaling, RotaryConfig};
+use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, Mamba1Config, Mamba2Config, MixerConfig};
 use mamba_ssd_models::{LlamaConfig, Mamba2LmConfig, Model, ModelConfig, PhiConfig, SpecialTokens};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 
 pub const GOLDENS: [&str; 5] = ["llama32", "phi15", "mamba2_g1", "mamba2_g2", "mamba2_g8"];
 
@@ -102,15 +105,55 @@ pub fn phi(layers: &str) -> Model {
 }
 
 pub fn mamba2(tied: bool) -> Model {
-    let mixer = Mamba2Config::new(24).with_d_state(8).with_headdim(12).with_ngroups(2).with_chunk_size(8);
-    let tokens = SpecialTokens::default();
+    mamba2_of(vec![MixerConfig::Mamba2(mamba2_mixer()); 2], tied)
+}
+
+fn mamba2_mixer() -> Mamba2Config {
+    Mamba2Config::new(24).with_d_state(8).with_headdim(12).with_ngroups(2).with_chunk_size(8)
+}
+
+fn mamba2_of(mixers: Vec<MixerConfig>, tied: bool) -> Model {
     random(ModelConfig::Mamba2(Mamba2LmConfig {
         vocab_size: 31,
-        n_layers: 2,
-        mixer,
+        d_model: 24,
+        mixers,
         norm_epsilon: 1e-5,
         tie_embeddings: tied,
-        tokens,
+        tokens: SpecialTokens::default(),
+    }))
+}
+
+/// `a` is attention with a convolution, whose output projection is square, and `2` a Mamba-2 mixer.
+pub fn mamba2_attention(layers: &str) -> Model {
+    let attention = AttentionConfig::new(24, 4, 2, 6, RotaryConfig::new(4)).with_d_conv(Some(4));
+    let mixer = |layer| match layer {
+        'a' => MixerConfig::Attention(attention.clone()),
+        _ => MixerConfig::Mamba2(mamba2_mixer()),
+    };
+    mamba2_of(layers.chars().map(mixer).collect(), true)
+}
+
+/// `a` is attention, `1` and `2` are the mixers of MambaInLlama. All widths are 32, so that z, C, q and
+/// the output projections are square.
+pub fn mamba_in_llama(layers: &str) -> Model {
+    let rotary = RotaryConfig::new(8).with_scaling(Some(Llama3Scaling::new(8.0, 1.0, 4.0, 16)));
+    let attention = AttentionConfig::new(32, 4, 2, 8, rotary);
+    let mixer = |layer| match layer {
+        'a' => MixerConfig::Attention(attention.clone()),
+        '1' => MixerConfig::Mamba1(Mamba1Config::new(32, 32, 16)),
+        _ => MixerConfig::Mamba2(
+            Mamba2Config::new(32)
+                .with_expand(1)
+                .with_d_state(8)
+                .with_headdim(8)
+                .with_ngroups(4)
+                .with_d_xb(Some(16)),
+        ),
+    };
+    random(ModelConfig::Llama(LlamaConfig {
+        mixers: layers.chars().map(mixer).collect(),
+        tie_embeddings: layers.len().is_multiple_of(2),
+        ..LlamaConfig::transformer(31, 1, attention.clone(), 40)
     }))
 }
 
@@ -122,6 +165,10 @@ pub fn zoo() -> Vec<(String, Model)> {
         models.push((format!("llama {layers}"), llama(layers)));
         models.push((format!("phi {layers}"), phi(layers)));
     }
+    for layers in ["1a1", "2aa2", "11", "2"] {
+        models.push((format!("mamba in llama {layers}"), mamba_in_llama(layers)));
+    }
+    models.push(("mamba2 2a2".to_string(), mamba2_attention("2a2")));
     models
 }
 
@@ -142,6 +189,47 @@ fn mixers(layers: &str, biased: bool) -> Vec<MixerConfig> {
         _ => MixerConfig::DiscreteMamba2(discrete(24)),
     };
     layers.chars().map(mixer).collect()
+}
+
+/// f32 tensors by key.
+pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+pub fn tensors_of(bytes: &[u8]) -> Tensors {
+    let file = SafeTensors::deserialize(bytes).expect("a file");
+    let floats = |data: &[u8]| data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    file.iter().map(|(key, view)| (key.to_string(), (view.shape().to_vec(), floats(view.data())))).collect()
+}
+
+fn write_safetensors(path: &Path, tensors: &Tensors) {
+    let bytes: BTreeMap<&String, Vec<u8>> = tensors
+        .iter()
+        .map(|(key, (_, values))| (key, values.iter().flat_map(|value| value.to_le_bytes()).collect()))
+        .collect();
+    let views = tensors.iter().map(|(key, (shape, _))| {
+        (key, TensorView::new(Dtype::F32, shape.clone(), &bytes[key]).expect("a tensor"))
+    });
+    std::fs::write(path, safetensors::serialize(views, None).expect("bytes")).expect("written");
+}
+
+pub fn folder(config: &Value, tensors: &Tensors) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).expect("written");
+    write_safetensors(&dir.path().join("model.safetensors"), tensors);
+    dir
+}
+
+/// The bits of every parameter, in the order of the module.
+pub fn bits(model: &Model) -> Vec<(Vec<usize>, Vec<u8>)> {
+    struct Collect(Vec<(Vec<usize>, Vec<u8>)>);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let data = param.val().into_data();
+            self.0.push((data.shape().as_slice().to_vec(), data.as_bytes().to_vec()));
+        }
+    }
+    let mut collect = Collect(Vec::new());
+    model.visit(&mut collect);
+    collect.0
 }
 
 pub fn tokens(rows: usize, length: usize) -> Tensor<2, Int> {

@@ -66,7 +66,7 @@ impl AttentionConfig {
     }
 
     /// Channels of q, k and v.
-    fn qkv_parts(&self) -> [usize; 3] {
+    pub fn qkv_parts(&self) -> [usize; 3] {
         [self.n_heads, self.n_kv_heads, self.n_kv_heads].map(|heads| heads * self.head_dim)
     }
 

@@ -70,7 +70,7 @@ impl Mamba1Config {
     }
 
     /// Rows of z, x, B, C and dt.
-    fn in_proj_parts(&self) -> [usize; 5] {
+    pub fn in_proj_parts(&self) -> [usize; 5] {
         [self.d_inner, self.d_xb, self.d_xb, self.d_inner, self.dt_rank()]
     }
 

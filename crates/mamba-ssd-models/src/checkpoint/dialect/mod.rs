@@ -5,6 +5,7 @@
 //! | phi-msft, late 2023 | `transformer.embd.wte.weight` | names; q, k and v in one matrix |
 //! | MixFormer, September 2023 | `layers.0.wte.weight` | the same, and layers counted from 1 |
 //! | transformers' Phi in development | `query_key_value` | q, k and v in one matrix, head by head |
+//! | MambaInLlama's training code | `mamba.in_proj_z`, `self_attn.q_proj` | matrices in parts |
 //! | Codestral as Mistral publishes it | `model.backbone.` | a prefix |
 //! | Llamba in MLX | `embedding.encoder.weight` | names; integers of a few bits |
 //! | llama.cpp | a GGUF file | names; rows of q and k for the interleaved rotation |
@@ -12,6 +13,7 @@
 //! A tensor that a dialect does not know keeps its key, and the strict reading that follows lists it.
 
 pub(super) mod gguf;
+mod mamba_in_llama;
 pub(super) mod mlx;
 mod phi;
 mod vocabulary;
@@ -25,6 +27,9 @@ pub(super) fn canonical<'a>(tensors: Tensors<'a>, config: &ModelConfig) -> Resul
     let tensors = without_prefix(tensors)?;
     match config {
         ModelConfig::Phi(config) => phi::canonical(tensors, config),
+        ModelConfig::Llama(config) if config.is_mamba_in_llama() => {
+            mamba_in_llama::canonical(tensors, config)
+        }
         _ => Ok(tensors),
     }
 }

@@ -84,7 +84,7 @@ fn splitter(name: &str) -> Parsed<PreTokenizerWrapper> {
 fn in_front(id: u32, token: &str) -> Parsed<TemplateProcessing> {
     TemplateProcessing::builder()
         .try_single(vec![token.to_string(), "$0".to_string()])
-        .and_then(|builder| Ok(builder.special_tokens(vec![(token.to_string(), id)]).build()))
+        .map(|builder| builder.special_tokens(vec![(token.to_string(), id)]).build())
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())
 }
