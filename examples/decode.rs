@@ -98,6 +98,7 @@ fn llamba_1b(layers: usize) -> LlamaConfig {
         norm_epsilon: 1e-5,
         final_norm_epsilon: 1e-5,
         tie_embeddings: true,
+        lm_head_bias: false,
         mlp_bias: false,
         max_position: None,
         tokens: Default::default(),

@@ -376,7 +376,8 @@ fn a_model_is_held_against_a_reference() {
     let reference = |logits: &str| {
         let renamed = |key: &str| match key {
             key if key == logits => Some("logits"),
-            "input_ids" | "hidden.1" => Some(if key == "input_ids" { key } else { "hidden_states.1" }),
+            "input_ids" => Some("input_ids"),
+            "hidden.1" => Some("hidden_states.1"),
             _ => None,
         };
         let views = golden.iter().filter_map(|(key, view)| Some((renamed(key)?, view)));

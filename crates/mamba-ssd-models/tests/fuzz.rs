@@ -182,7 +182,7 @@ fn damaged_files_are_refused_in_one_line_within_the_memory_they_are_worth() {
         std::fs::write(path, original).expect("written");
     }
     assert!(targets.iter().all(|target| Path::exists(target.dir.path())));
-    println!("{} cases, {accepted} of them accepted, in {:.0} s", cases(), start.elapsed().as_secs_f64());
+    eprintln!("{} cases, {accepted} of them accepted, in {:.0} s", cases(), start.elapsed().as_secs_f64());
 }
 
 fn refused(target: &Target, part: &str) {
