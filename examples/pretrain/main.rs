@@ -23,7 +23,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use clap::Parser;
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{AttentionConfig, Backbone};
-use mamba_ssd_models::{Llama, LlamaConfig, Model, SpecialTokens, Tokenizer};
+use mamba_ssd_models::{Llama, LlamaConfig, Model, SaveOptions, SpecialTokens, Tokenizer};
 use mamba_ssd_mohawk::data::{Batch, Cursor, Loader};
 use mamba_ssd_mohawk::loss::{Reduction, cross_entropy_hard};
 use serde_json::json;
@@ -129,7 +129,9 @@ fn one_hot(tokens: Tensor<2, Int>, vocab: usize) -> Tensor<3> {
 }
 
 fn save(model: &Llama, args: &Args, tokenizer_json: &[u8]) -> Result<()> {
-    Ok(Model::Llama(model.valid()).save_as(&args.out, Some(tokenizer_json), DType::BF16)?)
+    let options =
+        SaveOptions { tokenizer_json: Some(tokenizer_json), dtype: Some(DType::BF16), ..Default::default() };
+    Ok(Model::Llama(model.valid()).save_with(&args.out, &options)?)
 }
 
 /// Examines the weights as they were saved, and writes the figures beside them.

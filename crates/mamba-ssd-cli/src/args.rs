@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::DeviceChoice;
@@ -116,6 +117,12 @@ pub struct ConvertArgs {
     /// How the mixers start
     #[arg(long, value_enum, default_value_t = InitArg::Mohawk)]
     pub init: InitArg,
+    /// Float type of the written weights
+    #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
+    pub dtype: DTypeArg,
+    /// Size of a file of weights beyond which several are written, in GB
+    #[arg(long, value_name = "GB", default_value_t = 5.0, value_parser = positive)]
+    pub shard_gb: f64,
     /// Print the report and write nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -145,6 +152,27 @@ pub struct InspectArgs {
     /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+}
+
+/// A float type of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DTypeArg {
+    /// 32 bits
+    F32,
+    /// 16 bits, 8 of them of exponent
+    Bf16,
+    /// 16 bits, 5 of them of exponent
+    F16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(dtype: DTypeArg) -> Self {
+        match dtype {
+            DTypeArg::F32 => Self::F32,
+            DTypeArg::Bf16 => Self::BF16,
+            DTypeArg::F16 => Self::F16,
+        }
+    }
 }
 
 /// How a mixer that replaces attention starts.
@@ -191,6 +219,10 @@ impl std::str::FromStr for LayersArg {
 
 fn scale(text: &str) -> Result<f64, String> {
     number(text, "a number above 0 and at most 1", |value| value > 0.0 && value <= 1.0)
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    number(text, "a number above 0", |value| value > 0.0)
 }
 
 fn not_negative(text: &str) -> Result<f64, String> {

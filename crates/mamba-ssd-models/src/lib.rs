@@ -45,7 +45,7 @@ pub mod sampling;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
-pub use checkpoint::{Checkpoint, Deviation, Reference, TensorInfo};
+pub use checkpoint::{Checkpoint, Deviation, Reference, SaveOptions, TensorInfo};
 pub use config::{LlamaConfig, Mamba2LmConfig, ModelConfig, PhiConfig, SpecialTokens};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, generate, generate_one};

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use mamba_ssd::{Backbone, Mixer, MixerState, Segments};
 
 use crate::checkpoint;
-use crate::{Checkpoint, Llama, Mamba2Lm, ModelConfig, ModelError, Phi};
+use crate::{Checkpoint, Llama, Mamba2Lm, ModelConfig, ModelError, Phi, SaveOptions};
 
 /// A language model of any covered family.
 #[derive(Module, Debug)]
@@ -71,16 +71,16 @@ impl Model {
     ///
     /// If the folder cannot be written, or no format can express the model.
     pub fn save(&self, dir: &Path, tokenizer_json: Option<&[u8]>) -> Result<(), ModelError> {
-        checkpoint::save(self, dir, tokenizer_json, None)
+        self.save_with(dir, &SaveOptions { tokenizer_json, ..Default::default() })
     }
 
-    /// [`Model::save`], with weights converted to a float type.
+    /// [`Model::save`], with weights of another float type, or in files of at most some size.
     ///
     /// # Errors
     ///
     /// As [`Model::save`].
-    pub fn save_as(&self, dir: &Path, tokenizer_json: Option<&[u8]>, dtype: DType) -> Result<(), ModelError> {
-        checkpoint::save(self, dir, tokenizer_json, Some(dtype))
+    pub fn save_with(&self, dir: &Path, options: &SaveOptions) -> Result<(), ModelError> {
+        checkpoint::save(self, dir, options)
     }
 
     /// The text of this model's `config.json`.
@@ -98,7 +98,7 @@ impl Model {
     ///
     /// If the weights cannot be read back from the device.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, ModelError> {
-        checkpoint::to_safetensors(self, None)
+        checkpoint::to_safetensors(self)
     }
 
     /// Shapes of this model, with the mixers it holds now.

@@ -9,7 +9,7 @@ use common::{
     GOLDENS, attention, bits, difference, golden_model, llama, mamba2, phi, read, read_text, tokens, zoo,
 };
 use mamba_ssd::{Backbone, Mamba1Config, Mamba2Config, Mixer, MixerConfig};
-use mamba_ssd_models::{Checkpoint, Llama, Model, ModelError};
+use mamba_ssd_models::{Checkpoint, Llama, Model, ModelError, SaveOptions};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -79,7 +79,9 @@ fn written_golden_files_hold_the_tensors_of_the_original() {
 #[test]
 fn bf16_files_are_loaded_as_f32_or_as_they_are() {
     let (model, dir) = (llama("mam"), tempfile::tempdir().expect("a folder"));
-    model.save_as(dir.path(), None, DType::BF16).expect("saved");
+    model
+        .save_with(dir.path(), &SaveOptions { dtype: Some(DType::BF16), ..Default::default() })
+        .expect("saved");
     let weights = std::fs::read(dir.path().join("model.safetensors")).expect("weights");
     let tensors = SafeTensors::deserialize(&weights).expect("a file");
     assert!(tensors.iter().all(|(_, tensor)| tensor.dtype() == Dtype::BF16));
@@ -169,6 +171,35 @@ fn linear_weights_are_transposed() {
     let Mixer::DiscreteMamba2(mixer) = &model.layers[0].mixer else { panic!("a mixer") };
     let expected: Tensor<2> = Tensor::from_data(TensorData::new(square, [24, 24]), &Device::flex());
     assert_eq!(mixer.out_proj.weight.val().into_data(), expected.transpose().into_data());
+}
+
+/// Every limit gives the same model; a folder written anew holds nothing of what was there before.
+#[test]
+fn weights_beyond_a_size_are_written_in_shards() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = llama("am");
+    let largest = model.to_safetensors().expect("bytes").len();
+    for (limit, shards) in [(1, 22), (12_000, 5), (largest, 1)] {
+        let options = SaveOptions { max_shard_bytes: limit, ..Default::default() };
+        model.save_with(dir.path(), &options).expect("saved");
+        assert_eq!(bits(&load(dir.path()).expect("a model")), bits(&model), "{limit}");
+        let index = dir.path().join("model.safetensors.index.json");
+        assert_eq!(
+            (index.is_file(), dir.path().join("model.safetensors").is_file()),
+            (shards > 1, shards == 1)
+        );
+        let files = std::fs::read_dir(dir.path()).expect("a folder").count();
+        assert_eq!(files, if shards > 1 { shards + 2 } else { 2 }, "weights, index and configuration");
+        if shards > 1 {
+            let index: Value =
+                serde_json::from_slice(&std::fs::read(index).expect("an index")).expect("JSON");
+            let files: std::collections::BTreeSet<&str> =
+                index["weight_map"].as_object().expect("a map").values().filter_map(Value::as_str).collect();
+            assert_eq!(files.len(), shards, "{files:?}");
+            assert!(files.contains(format!("model-00001-of-{shards:05}.safetensors").as_str()));
+            assert!(index["metadata"]["total_size"].as_u64().is_some_and(|size| (size as usize) < largest));
+        }
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use burn::tensor::DType;
 use mamba_ssd_convert::{ConversionPlan, Init, LayerSelection};
-use mamba_ssd_models::{Checkpoint, Model};
+use mamba_ssd_models::{Checkpoint, Model, SaveOptions};
 
 use crate::args::{ConvertArgs, InitArg, LayersArg};
 use crate::console::say;
@@ -25,7 +25,12 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         say("dry run: nothing was written");
         return Ok(());
     };
-    student.save(&out, checkpoint.tokenizer_json())?;
+    let options = SaveOptions {
+        tokenizer_json: checkpoint.tokenizer_json(),
+        dtype: Some(args.dtype.into()),
+        max_shard_bytes: (args.shard_gb * 1e9) as usize,
+    };
+    student.save_with(&out, &options)?;
     if let Some(template) = checkpoint.chat_template() {
         files::write(&out.join(CHAT_TEMPLATE), template)?;
     }

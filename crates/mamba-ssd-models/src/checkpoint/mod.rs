@@ -32,10 +32,12 @@ use burn::tensor::{DType, Device};
 
 pub(crate) use names::Names;
 pub use reference::{Deviation, Reference};
+pub use save::SaveOptions;
 pub(crate) use save::to_safetensors;
 
 use crate::{Model, ModelConfig, ModelError, Tokenizer};
 use dialect::{gguf, mlx};
+use save::Content;
 use source::{Container, Gguf, read_error};
 use stored::Tensors;
 
@@ -276,18 +278,15 @@ pub(crate) fn from_bytes(
     load::build(&config, &load::named(&config, tensors)?, device, dtype)
 }
 
-pub(crate) fn save(
-    model: &Model,
-    dir: &Path,
-    tokenizer_json: Option<&[u8]>,
-    dtype: Option<DType>,
-) -> Result<(), ModelError> {
+pub(crate) fn save(model: &Model, dir: &Path, options: &SaveOptions) -> Result<(), ModelError> {
     let config = model.config_json()?;
     let mamba = model.config().to_mamba_config().map_err(ModelError::Unwritable)?;
-    let weights = to_safetensors(model, dtype)?;
-    let mut files = vec![(WEIGHTS[0], weights.as_slice()), (CONFIGS[0], config.as_bytes())];
-    files.extend(mamba.as_ref().map(|config| (MAMBA_CONFIG, config.as_bytes())));
-    files.extend(tokenizer_json.map(|bytes| (TOKENIZER, bytes)));
-    save::write_all(dir, &files)?;
-    if mamba.is_none() { save::remove(&dir.join(MAMBA_CONFIG)) } else { Ok(()) }
+    let tensors = save::tensors(model, options.dtype);
+    let text =
+        |name: &str, text: &'_ str| (name.to_string(), Content::Bytes(text.as_bytes().to_vec().into()));
+    let mut files = save::weight_files(&tensors, options.max_shard_bytes);
+    files.push(text(CONFIGS[0], &config));
+    files.extend(mamba.as_deref().map(|config| text(MAMBA_CONFIG, config)));
+    files.extend(options.tokenizer_json.map(|bytes| (TOKENIZER.to_string(), Content::Bytes(bytes.into()))));
+    save::write_all(dir, &files)
 }
