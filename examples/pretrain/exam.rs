@@ -32,7 +32,8 @@ pub struct ExamResult {
 
 impl Exam {
     pub fn new(args: &Args, tokenizer: Tokenizer) -> Result<Self> {
-        let eos = tokenizer.eos_id().context("the tokenizer has no token that ends a text")?;
+        let eos =
+            tokenizer.eos_ids().first().copied().context("the tokenizer has no token that ends a text")?;
         Ok(Self { tokenizer, eos, seed: args.seed })
     }
 

@@ -25,26 +25,27 @@ pub fn local(model: &Path) -> Result<PathBuf> {
     }
 }
 
-fn parse(name: &str) -> Result<Repository> {
-    let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
+fn parse(text: &str) -> Result<Repository> {
+    let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
     let parts: Vec<&str> = name.split('/').collect();
     let whole =
         |part: &&str| !part.is_empty() && !part.starts_with('.') && !part.contains(char::is_whitespace);
     if parts.len() != 2 || !parts.iter().all(whole) || !whole(&revision) {
-        bail!("found {PREFIX}{name}; expected {PREFIX}owner/name or {PREFIX}owner/name@revision");
+        bail!("found {PREFIX}{text}; expected {PREFIX}owner/name or {PREFIX}owner/name@revision");
     }
     Ok(Repository { name: name.into(), revision: revision.into() })
 }
 
 /// Files beside the weights that a checkpoint may need.
 #[cfg(any(feature = "hub", test))]
-const BESIDE: [&str; 6] = [
+const BESIDE: [&str; 7] = [
     "config.json",
     "params.json",
     "mamba_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "prompt.txt",
 ];
 
 /// The files of a repository that make a model: those beside the weights, and one form of the weights.
@@ -79,11 +80,17 @@ fn download(repository: &Repository) -> Result<PathBuf> {
             "{PREFIX}{name}: cannot be downloaded; check the name, the network, and for a gated model HF_TOKEN"
         )
     };
-    let files: Vec<String> =
-        repo.info().with_context(unreachable)?.siblings.into_iter().map(|file| file.rfilename).collect();
+    let info = repo.info().with_context(unreachable)?;
+    let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
     let Some(wanted) = wanted(&files) else {
         bail!("{PREFIX}{name}: holds no safetensors, PyTorch or GGUF file");
     };
+    let ggufs: Vec<&str> = wanted.iter().map(String::as_str).filter(|file| file.ends_with(".gguf")).collect();
+    if ggufs.len() > 1 {
+        bail!("{PREFIX}{name}: holds {}; download the one you want and name its file", ggufs.join(", "));
+    }
+    // All files of one commit: `main` may move between two of them.
+    let repo = api.repo(Repo::with_revision(name.clone(), RepoType::Model, info.sha));
     let mut folder = None;
     for file in &wanted {
         let path = repo.get(file).with_context(unreachable)?;

@@ -64,14 +64,14 @@ impl LanguageModel {
         chat_template: Option<String>,
         name: String,
     ) -> Result<Self> {
-        let (words, rows) = (tokenizer.vocab_size(), model.vocab_size());
+        let (last, rows) = (tokenizer.largest_id().unwrap_or(0), model.vocab_size());
         ensure!(
-            words <= rows,
-            "{name}: the tokenizer has {words} tokens, the model knows {rows}; take the tokenizer it was trained with"
+            (last as usize) < rows,
+            "{name}: the tokenizer has a token {last}, the model knows {rows}; take the tokenizer it was trained with"
         );
         let mut eos = model.eos();
         if eos.is_empty() {
-            eos.extend(tokenizer.eos_id());
+            eos = tokenizer.eos_ids();
         }
         ensure!(!eos.is_empty(), "{name}: no token ends a text; set eos_token_id in config.json");
         Ok(Self { model, tokenizer, tokenizer_json, chat_template, eos, name })

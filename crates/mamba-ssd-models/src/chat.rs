@@ -56,6 +56,8 @@ impl ChatTemplate {
 
 fn one_line(error: &Error) -> String {
     let reason = error.detail().map_or_else(|| error.kind().to_string(), str::to_string);
+    let reason: Vec<&str> = reason.split_whitespace().collect();
+    let reason = reason.join(" ");
     let place = error.line().map_or(String::new(), |line| format!(" (line {line} of the chat template)"));
     format!("{reason}{place}")
 }

@@ -12,8 +12,8 @@ pub struct Tokenizer {
 }
 
 /// What families call the token that ends a text.
-const ENDS: [&str; 7] =
-    ["<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "</s>", "<eos>", "<|im_end|>", "[EOS]"];
+const ENDS: [&str; 8] =
+    ["<|endoftext|>", "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "</s>", "<eos>", "<|im_end|>", "[EOS]"];
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
@@ -86,10 +86,15 @@ impl Tokenizer {
         self.inner.id_to_token(token)
     }
 
-    /// The token that ends a text, if the vocabulary has one under a usual name. (A model's
-    /// `config.json` knows better.)
-    pub fn eos_id(&self) -> Option<u32> {
-        ENDS.iter().find_map(|word| self.token_id(word))
+    /// The tokens that end a text or a turn, as far as the vocabulary has some under usual names. (A
+    /// model's `config.json` knows better.)
+    pub fn eos_ids(&self) -> Vec<u32> {
+        ENDS.iter().filter_map(|word| self.token_id(word)).collect()
+    }
+
+    /// The largest token, if there is one. Vocabularies may have holes.
+    pub fn largest_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
     }
 
     /// Number of tokens, added ones included.

@@ -247,3 +247,31 @@ fn a_configuration_far_beyond_its_weights_is_refused() {
     refused(&with("\"vocab_size\": 31", "\"vocab_size\": Infinity"), "expected a whole number");
     refused(&with("\"vocab_size\": 31", "\"vocab_size\": NaN"), "expected a whole number");
 }
+
+/// Heads that do not divide the width, and axes of nothing, would be met by an assertion of the mixer.
+#[test]
+fn an_mlx_file_of_sizes_that_fit_no_llamba_is_refused() {
+    let with = |heads: usize, width: usize, taps: usize| {
+        let shapes = [
+            ("embedding.encoder.weight", vec![8, width]),
+            ("model.layers.0.layer.D", vec![heads]),
+            ("model.layers.0.layer.z_bias", vec![width]),
+            ("model.layers.0.layer.conv_weight", vec![width + 2 * heads * 2, taps]),
+            ("model.layers.1.layer.in_proj.weight", vec![5, width]),
+        ];
+        let zeros = vec![0u8; 4096];
+        let views = shapes.map(|(key, shape)| {
+            let bytes = &zeros[..4 * shape.iter().product::<usize>()];
+            (
+                key,
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes)
+                    .expect("a tensor"),
+            )
+        });
+        let bytes = safetensors::serialize(views, None).expect("bytes");
+        Target::new("mlx", vec![("file", bytes)], None)
+    };
+    refused(&with(4, 6, 4), "do not fit a width of 6");
+    refused(&with(0, 8, 4), "are none of a Llamba");
+    refused(&with(4, 8, 0), "are none of a Llamba");
+}

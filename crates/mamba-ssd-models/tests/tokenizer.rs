@@ -16,7 +16,7 @@ fn text_becomes_tokens_and_text_again() {
     assert_eq!(tokenizer.encode_with_special("space").expect("tokens"), [2]);
     assert_eq!(tokenizer.decode(&[1, 2, 0]).expect("text"), "state space");
     assert_eq!(
-        (tokenizer.vocab_size(), tokenizer.eos_id(), tokenizer.token_id("space")),
+        (tokenizer.vocab_size(), tokenizer.eos_ids().first().copied(), tokenizer.token_id("space")),
         (4, Some(0), Some(2))
     );
 }

@@ -34,6 +34,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     if let Some(template) = checkpoint.chat_template() {
         files::write(&out.join(CHAT_TEMPLATE), template)?;
     }
+    if let Some(reason) = checkpoint.tokenizer_refusal() {
+        say(format_args!("no tokenizer was written: {reason}"));
+    }
     say(format_args!("wrote {}", out.display()));
     Ok(())
 }

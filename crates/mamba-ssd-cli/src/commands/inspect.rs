@@ -49,12 +49,15 @@ fn tensors(checkpoint: &Checkpoint) -> String {
 fn tokenizer(checkpoint: &Checkpoint) -> String {
     let chat = if checkpoint.chat_template().is_some() { ", a chat template" } else { "" };
     match checkpoint.tokenizer() {
-        Err(_) if checkpoint.tokenizer_json().is_none() => "none beside or inside the weights".into(),
+        Err(_) if checkpoint.tokenizer_json().is_none() => match checkpoint.tokenizer_refusal() {
+            Some(reason) => format!("none that can be used: {reason}"),
+            None => "none beside or inside the weights".into(),
+        },
         Err(error) => error.to_string(),
         Ok(tokenizer) => {
             let mut eos = checkpoint.config().tokens().eos.clone();
             if eos.is_empty() {
-                eos.extend(tokenizer.eos_id());
+                eos = tokenizer.eos_ids();
             }
             let words: Vec<String> = eos.iter().filter_map(|&id| tokenizer.word(id)).collect();
             let ends = if words.is_empty() {
@@ -161,7 +164,7 @@ fn oddities(checkpoint: &Checkpoint) -> Vec<String> {
     for id in tokens.eos.iter().chain(&tokens.bos).filter(|&&id| tokenizer.word(id).is_none()) {
         found.push(format!("the configuration names token {id}, which the tokenizer does not have"));
     }
-    if tokens.eos.is_empty() && tokenizer.eos_id().is_none() {
+    if tokens.eos.is_empty() && tokenizer.eos_ids().is_empty() {
         found.push("no token is known to end a text".into());
     }
     found

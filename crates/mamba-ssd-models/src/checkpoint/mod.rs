@@ -98,7 +98,8 @@ impl Checkpoint {
         let config = gguf::config(&gguf)?;
         let beside = read_if_there(&beside(path, TOKENIZER))?;
         let tokenizer = beside.map_or_else(|| gguf::tokenizer(&gguf), |json| Ok(Some(json)));
-        let chat_template = gguf::chat_template(&gguf);
+        let beside = chat_template(path.parent().unwrap_or(Path::new("")))?;
+        let chat_template = gguf::chat_template(&gguf).or(beside);
         let tensors = load::named(&config, gguf::canonical(gguf, &config)?)?;
         Ok(Self { config, format: "GGUF", tensors, tokenizer, chat_template, note: None })
     }
@@ -145,6 +146,11 @@ impl Checkpoint {
         self.tensors.iter().map(info).collect()
     }
 
+    /// Why the tokenizer inside the weights cannot be used, if that is so.
+    pub fn tokenizer_refusal(&self) -> Option<&str> {
+        self.tokenizer.as_ref().err().map(String::as_str)
+    }
+
     /// The tokenizer's `tokenizer.json`, if there is one beside or inside the weights.
     pub fn tokenizer_json(&self) -> Option<&[u8]> {
         self.tokenizer.as_ref().ok()?.as_deref()
@@ -186,7 +192,8 @@ impl Checkpoint {
         load::build(&self.config, &self.tensors, device, dtype)
     }
 
-    /// Whether the tensors are exactly those of the configuration, without reading them.
+    /// Whether the tensors are exactly those of the configuration. Only a head that lies beside a tied
+    /// embedding is read, to see that it is the same.
     ///
     /// # Errors
     ///
@@ -260,11 +267,15 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
 /// configuration before.
 fn chat_template(folder: &Path) -> Result<Option<String>, ModelError> {
     if let Some(bytes) = read_if_there(&folder.join(CHAT_TEMPLATE))? {
-        return Ok(String::from_utf8(bytes).ok());
+        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
     }
-    let config = read_if_there(&folder.join(TOKENIZER_CONFIG))?;
-    let json = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    Ok(json.and_then(|json| json["chat_template"].as_str().map(str::to_string)))
+    let path = folder.join(TOKENIZER_CONFIG);
+    let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+    let json: serde_json::Value = serde_json::from_slice(&bytes)
+        .map_err(|error| ModelError::Config { path, reason: format!("not JSON: {error}") })?;
+    let template = &json["chat_template"]; // one, or a list of named ones
+    let named = template.as_array().into_iter().flatten().find(|one| one["name"] == "default");
+    Ok(named.map_or(template, |one| &one["template"]).as_str().map(str::to_string))
 }
 
 pub(crate) fn from_bytes(

@@ -62,7 +62,7 @@ impl Place {
     fn order(self) -> (usize, usize) {
         match self {
             Self::Hidden(index) => (index, 1),
-            Self::Matrix(layer) => (layer + 1, 0),
+            Self::Matrix(layer) => (layer.saturating_add(1), 0),
             Self::Logits => (usize::MAX, 0),
         }
     }

@@ -67,7 +67,7 @@ impl Mamba2LmConfig {
 
     pub(super) fn from_transformers(fields: &Fields) -> Result<Self> {
         fields.only_str("hidden_act", "silu")?;
-        refuse_step_limits(fields)?;
+        refuse_step_limits(fields, "time_step_limit")?;
         let epsilon = fields.f64_or("layer_norm_epsilon", 1e-5)?;
         let mixer = Mamba2Config::new(fields.size("hidden_size")?)
             .with_d_state(fields.size("state_size")?)
@@ -109,6 +109,8 @@ impl Mamba2LmConfig {
             return Err(format!("`d_intermediate` is {d_intermediate}, only 0 is covered"));
         }
         fields.only_bool("rms_norm", true)?;
+        ssm.only_bool("norm_before_gate", false)?;
+        refuse_step_limits(&ssm, "dt_limit")?;
         let mixer = Mamba2Config::new(fields.size("d_model")?)
             .with_d_state(ssm.size_or("d_state", 128)?)
             .with_d_conv(ssm.size_or("d_conv", 4)?)
@@ -255,11 +257,17 @@ fn parse_attention(fields: &Fields, d_model: usize) -> Result<AttentionConfig> {
     }
     fields.only_bool("rotary_emb_interleaved", false)?;
     let rotary = RotaryConfig::new(dim).with_theta(fields.f64_or("rotary_emb_base", 10000.0)?);
-    let taps = fields.usize_or("d_conv", 0)?;
+    let taps = match fields.usize_or("d_conv", 0)? {
+        0 => None,
+        _ => Some(fields.size("d_conv")?),
+    };
+    if fields.get("softmax_scale").is_some() {
+        return Err("`attn_cfg.softmax_scale` is not covered".into());
+    }
     Ok(AttentionConfig::new(d_model, n_heads, n_kv_heads, head_dim, rotary)
         .with_qkv_bias(fields.bool_or("qkv_proj_bias", true)?)
         .with_out_bias(fields.bool_or("out_proj_bias", true)?)
-        .with_d_conv((taps > 0).then_some(taps)))
+        .with_d_conv(taps))
 }
 
 /// The reverse of [`parse_attention`], with every field.
@@ -283,10 +291,10 @@ fn write_attention(config: &AttentionConfig) -> Result<Value> {
 }
 
 /// The mixer has no limits on the step size.
-fn refuse_step_limits(fields: &Fields) -> Result<()> {
-    match fields.f64s("time_step_limit")?.as_slice() {
+fn refuse_step_limits(fields: &Fields, name: &str) -> Result<()> {
+    match fields.f64s(name)?.as_slice() {
         [] => Ok(()),
         [low, high] if *low <= 0.0 && *high == f64::INFINITY => Ok(()),
-        other => Err(format!("`time_step_limit` is {other:?}, only [0, Infinity] is covered")),
+        other => Err(format!("`{name}` is {other:?}, only [0, Infinity] is covered")),
     }
 }

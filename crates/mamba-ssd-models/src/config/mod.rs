@@ -235,8 +235,8 @@ impl ModelConfig {
 
 impl SpecialTokens {
     fn parse(fields: &Fields) -> Result<Self> {
-        let ids =
-            |name| fields.usizes(name).map(|ids| ids.into_iter().map(|id| id as u32).collect::<Vec<_>>());
+        let id = |id| u32::try_from(id).map_err(|_| format!("token {id} is beyond every vocabulary"));
+        let ids = |name| fields.usizes(name)?.into_iter().map(id).collect::<Result<Vec<u32>>>();
         Ok(Self { bos: ids("bos_token_id")?.first().copied(), eos: ids("eos_token_id")? })
     }
 

@@ -8,7 +8,7 @@ use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{AttentionConfig, MixerConfig};
 use serde_json::{Value, json};
 
-use super::json::{Fields, Result};
+use super::json::{self as fields_of, Fields, Result};
 use super::mixers::{self, AttentionDefaults};
 use super::rope::{self, RopeDefaults};
 use super::{SpecialTokens, as_attention, is_transformer, padded};
@@ -120,7 +120,7 @@ impl PhiConfig {
         Ok(Self {
             vocab_size: fields.size("vocab_size")?,
             d_model,
-            d_mlp: fields.size_or("n_inner", 4 * d_model)?,
+            d_mlp: fields.size_or("n_inner", fields_of::axis("the width of the MLP", 4, d_model)?)?,
             mixers: vec![mixer; fields.layers("n_layer")?],
             norm_epsilon: fields.f64_or("layer_norm_epsilon", EPSILON)?,
             max_position: fields.opt_usize("n_positions")?,
@@ -150,7 +150,8 @@ impl PhiConfig {
         Ok(Self {
             vocab_size: padded(language.size("vocab_size")?, multiple),
             d_model,
-            d_mlp: model.size_or("intermediate_size", 4 * d_model)?,
+            d_mlp: model
+                .size_or("intermediate_size", fields_of::axis("the width of the MLP", 4, d_model)?)?,
             mixers,
             norm_epsilon: model.f64_or("norm_epsilon", EPSILON)?,
             max_position: None,

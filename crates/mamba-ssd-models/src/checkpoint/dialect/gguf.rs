@@ -6,7 +6,7 @@ use mamba_ssd::rope::{Llama3Scaling, RotaryConfig};
 use super::super::source::{Gguf, Value};
 use super::super::stored::{Stored, Tensors};
 use super::indexed;
-use super::vocabulary::{Vocabulary, tokenizer_json};
+use super::vocabulary::{Vocabulary, is_llama3, tokenizer_json};
 use crate::config::{LARGEST, LlamaConfig, SpecialTokens};
 use crate::{ModelConfig, ModelError};
 
@@ -29,8 +29,12 @@ pub(in crate::checkpoint) fn config(gguf: &Gguf) -> Result<ModelConfig, ModelErr
         .with_qkv_bias(fields.qwen2);
     let epsilon = fields.real("attention.layer_norm_rms_epsilon")?;
     let vocab_size = match gguf.tensors().get("token_embd.weight").map(Stored::shape) {
-        Some([rows, _]) => *rows,
-        _ => return Err(fields.wrong("the tensor `token_embd.weight` is missing, or no matrix")),
+        Some([rows @ 1..=LARGEST, _]) => *rows,
+        _ => {
+            return Err(
+                fields.wrong("the tensor `token_embd.weight` is missing, or no matrix of a vocabulary")
+            );
+        }
     };
     let layers = fields.size("block_count")?;
     if layers > gguf.tensors().keys().count() {
@@ -219,7 +223,8 @@ pub(in crate::checkpoint) fn tokenizer(gguf: &Gguf) -> Result<Option<Vec<u8>>, S
     let vocabulary = Vocabulary {
         tokens: texts(gguf, "tokens")?,
         merges: texts(gguf, "merges")?,
-        special: special(gguf),
+        special: of_kind(gguf, &CONTROL),
+        whole: of_kind(gguf, &USER_DEFINED),
         splits: text("pre").unwrap_or("default"),
         bos: first_token(gguf),
     };
@@ -237,14 +242,19 @@ fn texts(gguf: &Gguf, name: &str) -> Result<Vec<String>, String> {
     texts.ok_or_else(|| format!("`tokenizer.ggml.{name}` is missing or no list of texts"))
 }
 
-/// The tokens that are no text: llama.cpp's kind 3, control.
-fn special(gguf: &Gguf) -> Vec<usize> {
+/// llama.cpp's kinds of tokens: those that are no text, and those that are found before any merge.
+const CONTROL: Value = Value::Whole(3);
+const USER_DEFINED: Value = Value::Whole(4);
+
+/// The tokens of a kind.
+fn of_kind(gguf: &Gguf, wanted: &Value) -> Vec<usize> {
     let kinds = gguf.get("tokenizer.ggml.token_type").and_then(Value::as_list).unwrap_or_default();
-    kinds.iter().enumerate().filter(|(_, kind)| **kind == Value::Whole(3)).map(|(id, _)| id).collect()
+    kinds.iter().enumerate().filter(|(_, kind)| *kind == wanted).map(|(id, _)| id).collect()
 }
 
-/// The token that the tokenizer puts in front of every text.
+/// The token that the tokenizer puts in front of every text; Llama 3's does so where a file does not say.
 fn first_token(gguf: &Gguf) -> Option<usize> {
-    let adds = gguf.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool).unwrap_or(false);
+    let named = gguf.get("tokenizer.ggml.pre").and_then(Value::as_str).is_some_and(is_llama3);
+    let adds = gguf.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool).unwrap_or(named);
     gguf.get("tokenizer.ggml.bos_token_id").filter(|_| adds).and_then(Value::as_usize)
 }

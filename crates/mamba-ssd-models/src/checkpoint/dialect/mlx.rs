@@ -14,7 +14,7 @@ use mamba_ssd::{DiscreteMamba2Config, MixerConfig};
 
 use super::super::stored::{Stored, Tensors};
 use super::indexed;
-use crate::config::{LlamaConfig, SpecialTokens};
+use crate::config::{LARGEST, LlamaConfig, SpecialTokens};
 use crate::{ModelConfig, ModelError};
 
 const EMBEDDING: &str = "embedding.encoder.weight";
@@ -56,8 +56,12 @@ fn config(tensors: &Tensors) -> Result<ModelConfig, ModelError> {
     let (heads, d_inner) = (vector("model.layers.0.layer.D")?, vector("model.layers.0.layer.z_bias")?);
     let (channels, taps) = matrix("model.layers.0.layer.conv_weight")?;
     let (d_mlp, _) = matrix("model.layers.1.layer.in_proj.weight")?;
-    let bc = channels.checked_sub(d_inner).filter(|bc| heads > 0 && bc.is_multiple_of(2 * heads));
-    let (Some(bc), true) = (bc, d_model > 0 && d_inner.is_multiple_of(d_model.max(1))) else {
+    let sizes = [vocab_size, d_model, heads, d_inner, channels, taps, d_mlp];
+    if !sizes.iter().all(|size| (1..=LARGEST).contains(size)) || channels <= d_inner {
+        return Err(tensors.malformed(format!("sizes of {sizes:?} are none of a Llamba")));
+    }
+    let bc = channels.checked_sub(d_inner).filter(|bc| bc.is_multiple_of(2 * heads));
+    let (Some(bc), true) = (bc, d_inner.is_multiple_of(d_model) && d_inner.is_multiple_of(heads)) else {
         let reason = format!("{channels} channels and {heads} heads do not fit a width of {d_inner}");
         return Err(tensors.malformed(reason));
     };

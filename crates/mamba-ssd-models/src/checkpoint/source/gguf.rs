@@ -20,6 +20,10 @@ use crate::ModelError;
 
 /// Arrays nest no deeper than this; real files have no arrays of arrays.
 const DEEPEST: usize = 4;
+/// The kinds of values of one byte, and how many a list may hold: each takes 32 bytes in memory, and no
+/// tokenizer has such a list.
+const BYTES: [u32; 3] = [0, 1, 7];
+const MOST_BYTES: u64 = 1 << 16;
 /// Axes of a tensor, at most.
 const MOST_AXES: u32 = 4;
 /// Where tensors begin when the file does not say: at multiples of this.
@@ -170,7 +174,8 @@ impl TensorInfo {
         let mut shape = Vec::new();
         for _ in 0..axes {
             let size = reader.u64()?;
-            shape.push(usize::try_from(size).map_err(|_| format!("`{name}` has an axis of {size}"))?);
+            let axis = usize::try_from(size).ok().filter(|&axis| axis > 0);
+            shape.push(axis.ok_or_else(|| format!("`{name}` has an axis of {size}"))?);
         }
         shape.reverse(); // the file names the fastest axis first
         let code = reader.u32()?;
@@ -310,6 +315,11 @@ impl Reader {
             return Err(format!("the metadata nest lists deeper than {DEEPEST}"));
         }
         let (kind, count) = (self.u32()?, self.u64()?);
+        if BYTES.contains(&kind) && count > MOST_BYTES {
+            return Err(format!(
+                "the metadata have a list of {count} single bytes, expected at most {MOST_BYTES}"
+            ));
+        }
         let mut values = Vec::new(); // grows with what is read: a count proves nothing
         for _ in 0..count {
             values.push(self.value(kind, depth + 1)?);
