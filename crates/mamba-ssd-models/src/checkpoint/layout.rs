@@ -3,7 +3,8 @@
 //! PyTorch stores the weight of a linear layer `[out, in]`, burn `[in, out]`. PyTorch's depthwise
 //! convolution is `[channels, 1, taps]`, ours `[channels, taps]`.
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
+use half::{bf16, f16};
 
 /// How a tensor changes between module and file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,21 @@ impl Layout {
     }
 }
 
+/// Numbers as another float type. Published weights are mostly bf16 and computed with as f32: that way is
+/// worth a loop of its own.
+pub(super) fn converted(data: TensorData, dtype: DType) -> TensorData {
+    let wide = |widen: fn([u8; 2]) -> f32| {
+        let values: Vec<f32> = data.as_bytes().as_chunks().0.iter().map(|bytes| widen(*bytes)).collect();
+        TensorData::new(values, data.shape().as_slice().to_vec())
+    };
+    match (data.dtype(), dtype) {
+        (from, to) if from == to => data,
+        (DType::BF16, DType::F32) => wide(|bytes| bf16::from_ne_bytes(bytes).to_f32()),
+        (DType::F16, DType::F32) => wide(|bytes| f16::from_ne_bytes(bytes).to_f32()),
+        _ => data.convert_dtype(dtype),
+    }
+}
+
 fn with_shape(data: TensorData, shape: Vec<usize>) -> TensorData {
     let dtype = data.dtype();
     TensorData::from_bytes_vec(data.as_bytes().to_vec(), shape, dtype)
@@ -62,25 +78,51 @@ fn with_shape(data: TensorData, shape: Vec<usize>) -> TensorData {
 const BLOCK: usize = 32;
 
 fn transpose(data: &TensorData) -> TensorData {
-    let (dtype, bytes) = (data.dtype(), data.as_bytes());
-    let (rows, columns, size) = (data.shape()[0], data.shape()[1], data.dtype().size());
+    let (rows, columns) = (data.shape()[0], data.shape()[1]);
+    let bytes = data.as_bytes();
+    let output = match data.dtype().size() {
+        2 => transposed::<2>(bytes, rows, columns),
+        4 => transposed::<4>(bytes, rows, columns),
+        _ => transposed::<8>(bytes, rows, columns),
+    };
+    TensorData::from_bytes_vec(output, [columns, rows], data.dtype())
+}
+
+/// A matrix of elements of `N` bytes, transposed.
+fn transposed<const N: usize>(bytes: &[u8], rows: usize, columns: usize) -> Vec<u8> {
+    let (elements, _) = bytes.as_chunks::<N>();
     let mut output = vec![0; bytes.len()];
+    let (places, _) = output.as_chunks_mut::<N>();
     for row_block in (0..rows).step_by(BLOCK) {
         for column_block in (0..columns).step_by(BLOCK) {
-            for row in row_block..rows.min(row_block + BLOCK) {
-                for column in column_block..columns.min(column_block + BLOCK) {
-                    let (from, to) = ((row * columns + column) * size, (column * rows + row) * size);
-                    output[to..to + size].copy_from_slice(&bytes[from..from + size]);
+            for column in column_block..columns.min(column_block + BLOCK) {
+                for row in row_block..rows.min(row_block + BLOCK) {
+                    places[column * rows + row] = elements[row * columns + column];
                 }
             }
         }
     }
-    TensorData::from_bytes_vec(output, [columns, rows], dtype)
+    output
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn narrow_numbers_are_widened_as_the_general_way_does() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_ne_bytes).collect(); // every one there is
+        for dtype in [DType::BF16, DType::F16] {
+            let data = TensorData::from_bytes_vec(bytes.clone(), [256, 256], dtype);
+            let bits = |data: TensorData| -> Vec<u32> {
+                let values: Vec<f32> = data.try_to_vec().expect("f32");
+                values.into_iter().filter(|value| !value.is_nan()).map(f32::to_bits).collect()
+            };
+            let found = converted(data.clone(), DType::F32);
+            assert_eq!(found.shape(), data.shape());
+            assert!(bits(found) == bits(data.convert_dtype(DType::F32)), "{dtype:?}");
+        }
+    }
 
     #[test]
     fn transposition_moves_every_element() {

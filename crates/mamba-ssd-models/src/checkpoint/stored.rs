@@ -60,6 +60,9 @@ impl<'a> Stored<'a> {
         if range == (0..self.shape[0]) {
             return self.clone();
         }
+        if range == (0..self.shape[0]) {
+            return self.clone();
+        }
         let (mut shape, row) = (self.shape.clone(), self.row());
         shape[0] = range.len();
         let new = shape.clone();
