@@ -24,8 +24,8 @@ pub(super) fn named<'a>(config: &ModelConfig, tensors: Tensors<'a>) -> Result<Te
     })
 }
 
-/// An error unless the tensors are exactly those of the configuration. Reads no weights, but the head
-/// that a tied embedding may have beside it.
+/// An error unless the tensors are exactly those of the configuration. Of the weights only the head that
+/// a tied embedding may have beside it is read, and the embedding.
 pub(super) fn check(config: &ModelConfig, tensors: &Tensors, device: &Device) -> Result<(), ModelError> {
     check_size(config, tensors)?;
     check_layers(config, tensors)?;
@@ -153,10 +153,13 @@ fn check_layers(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelErro
         let found = found_mixer(names, layer, tensors);
         if found.is_some_and(|found| found != kind(mixer)) {
             let (found, expected) = (found.unwrap_or_default(), kind(mixer));
-            let reason = format!(
-                "layer {layer} holds {found}, but the configuration says {expected}; use the one that belongs to these weights"
-            );
-            return Err(tensors.malformed(reason));
+            let files = match found {
+                "a Mamba-1 mixer" => "the config.json and the mamba_config.json that belong",
+                _ => "the configuration that belongs",
+            };
+            return Err(tensors.malformed(format!(
+                "layer {layer} holds {found}, but the configuration says {expected}; put {files} to these weights beside them"
+            )));
         }
     }
     Ok(())

@@ -8,7 +8,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mamba_ssd::rope::{Llama3Scaling, RotaryConfig};
 use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, Mamba1Config, Mamba2Config, MixerConfig};
-use mamba_ssd_models::{LlamaConfig, Mamba2LmConfig, Model, ModelConfig, PhiConfig, SpecialTokens};
+use mamba_ssd_models::{
+    LlamaConfig, Mamba2LmConfig, Model, ModelConfig, ModelError, PhiConfig, SpecialTokens,
+};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -246,4 +248,17 @@ pub fn reference(family: &str) -> Vec<u8> {
     let name = |key: &str| key.replace("hidden.", "hidden_states.").replace("attn.", "attentions.");
     let renamed: Vec<_> = kept.map(|(key, view)| (name(key), view)).collect();
     safetensors::serialize(renamed, None).expect("bytes")
+}
+
+/// A model of files that are what they should be.
+pub fn load(dir: &Path) -> Result<Model, ModelError> {
+    Model::load(dir, &Device::flex())
+}
+
+/// What is said of files that are not: one line that names them.
+pub fn refused(dir: &Path) -> String {
+    let message = load(dir).expect_err("not what it should be").to_string();
+    assert!(!message.contains('\n'), "one line: {message}");
+    assert!(message.contains(&dir.display().to_string()), "names the file: {message}");
+    message
 }
