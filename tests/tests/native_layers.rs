@@ -1,10 +1,11 @@
 //! The maps beside SSD that a device computes natively, against f64 loops, forward and backward, in every
-//! dtype, at sizes of models: gate, RMS norm, softmax of attention, convolution.
+//! dtype, at sizes of models: gate, norms, softmax and rotation of attention, convolution.
 
 use burn::module::Param;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use mamba_ssd::conv::causal_conv1d;
 use mamba_ssd::norm::NormConfig;
+use mamba_ssd::rope::{RotaryConfig, rotate};
 use mamba_ssd::{Segments, causal_softmax, silu_gate};
 use mamba_ssd_tests::device::{device, dtypes};
 use mamba_ssd_tests::evaluate::{tensor, values};
@@ -99,6 +100,88 @@ fn the_rms_norm_and_its_gradients_equal_plain_loops() {
             assert_close("gradient of x", dtype, &of_x, &dx);
             let of_weight = values(norm.weight.val().grad(&grads).expect("a gradient of the weight"));
             assert_close("gradient of the weight", dtype, &of_weight, &dw);
+        }
+    }
+}
+
+#[test]
+fn the_gated_norm_and_its_gradients_equal_plain_loops() {
+    const EPSILON: f64 = 1e-3;
+    let device = device().autodiff();
+    for dtype in dtypes() {
+        for (i, (rows, d, groups)) in [(70, 512, 8), (3, 66, 2), (130, 96, 1)].into_iter().enumerate() {
+            let seed = 10 * i as u64;
+            let [value, gate, grad] = [0, 1, 2].map(|j| normals(seed + j, rows * d, dtype));
+            let weight = normals(seed + 3, d, dtype);
+            let mut norm = NormConfig::new(d).with_epsilon(EPSILON).init_gated(groups, &device);
+            norm.weight = Param::from_tensor(tensor(&weight, [d], dtype, &device)); // requires a gradient
+            let on_device = |x: &[f64]| tensor(x, [1, rows, d], dtype, &device);
+            let inputs = [on_device(&value).require_grad(), on_device(&gate).require_grad()];
+            let y = norm.forward(inputs[0].clone(), inputs[1].clone());
+            let grads = (y.clone() * on_device(&grad)).sum().backward();
+
+            let (mut want, mut to_value, mut to_gate, mut dw) = (vec![], vec![], vec![], vec![0.0; d]);
+            let part = d / groups;
+            for first in (0..rows * d).step_by(part) {
+                let open: Vec<f64> =
+                    (first..first + part).map(|at| 1.0 / (1.0 + (-gate[at]).exp())).collect();
+                let x: Vec<f64> = (0..part).map(|i| value[first + i] * gate[first + i] * open[i]).collect();
+                let weight = &weight[first % d..][..part];
+                let scale = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / part as f64 + EPSILON).sqrt();
+                let along: f64 = (0..part).map(|i| grad[first + i] * weight[i] * x[i]).sum();
+                for i in 0..part {
+                    let (value, gate, grad) = (value[first + i], gate[first + i], grad[first + i]);
+                    let dx = scale * (grad * weight[i] - along / part as f64 * scale * scale * x[i]);
+                    want.push(x[i] * scale * weight[i]);
+                    to_value.push(dx * gate * open[i]);
+                    to_gate.push(dx * value * open[i] * (1.0 + gate * (1.0 - open[i])));
+                    dw[first % d + i] += scale * grad * x[i];
+                }
+            }
+            assert_close("gated norm", dtype, &values(y), &want);
+            let [got_value, got_gate] = inputs.map(|input| values(input.grad(&grads).expect("a gradient")));
+            assert_close("gradient of the value", dtype, &got_value, &to_value);
+            assert_close("gradient of the gate", dtype, &got_gate, &to_gate);
+            let of_weight = values(norm.weight.val().grad(&grads).expect("a gradient of the weight"));
+            assert_close("gradient of the weight", dtype, &of_weight, &dw);
+        }
+    }
+}
+
+#[test]
+fn the_rotation_and_its_gradient_equal_plain_loops() {
+    let device = device().autodiff();
+    for dtype in dtypes() {
+        for (b, t, h, d, dim) in [(2, 37, 3, 64, 64), (1, 5, 2, 80, 32), (2, 9, 1, 7, 6)] {
+            let config = RotaryConfig::new(dim);
+            let positions: Vec<i64> = (0..b * t).map(|i| (i * 37 % 101) as i64).collect();
+            let on_device = Tensor::<2, Int>::from_data(TensorData::new(positions.clone(), [b, t]), &device);
+            let count = b * t * h * d;
+            let (x, grad) = (normals(t as u64, count, dtype), normals(1, count, dtype));
+            let tensor = |x: &[f64]| tensor(x, [b, t, h, d], dtype, &device);
+            let (y, [dx]) = run([tensor(&x)], tensor(&grad), |[x]| rotate(x, on_device.clone(), &config));
+
+            let turned = |x: &[f64], sign: f64| {
+                let mut out = x.to_vec();
+                for (at, position) in (0..b * t * h).map(|row| (row * d, positions[row / h])) {
+                    for i in 0..dim / 2 {
+                        let (sin, cos) = (sign * position as f64 * config.inv_freq()[i]).sin_cos();
+                        let (u, v) = (x[at + i], x[at + dim / 2 + i]);
+                        out[at + i] = u * cos - v * sin;
+                        out[at + dim / 2 + i] = v * cos + u * sin;
+                    }
+                }
+                out
+            };
+            // Angles are made in f32: 100 radians are off by 8e-6 at most.
+            let limit = limit(dtype).max(if dtype == DType::F64 { 0.0 } else { 2e-5 });
+            for (got, want) in [(y, turned(&x, 1.0)), (dx, turned(&grad, -1.0))] {
+                let error = relative_error(&got, &want, &want);
+                assert!(
+                    error <= limit,
+                    "rotation in {dtype:?}: relative error {error:.1e} above {limit:.0e}"
+                );
+            }
         }
     }
 }

@@ -12,7 +12,10 @@ use mamba_ssd::Backbone;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Batch;
-use crate::loss::{Divergence, Reduction, cross_entropy_hard, hidden_alignment, matrix_orientation};
+use crate::loss::{
+    Divergence, Reduction, cross_entropy_hard, divergence_loss, hidden_alignment,
+    matrix_orientation_by_blocks,
+};
 use crate::parameters;
 
 /// The names of the stages.
@@ -69,7 +72,7 @@ pub fn mixer_layers<S: Backbone>(student: &S) -> Vec<usize> {
 /// What a stage minimises.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Objective {
-    /// Σ over layers of [`matrix_orientation`].
+    /// Σ over layers of [`matrix_orientation_by_blocks`].
     Matrices,
     /// Σ over layers of [`hidden_alignment`].
     Hidden(HiddenTarget),
@@ -163,6 +166,13 @@ fn for_each_input<T: Backbone, S: Backbone>(
     }
 }
 
+/// Rows of the mixing matrices `[b h t t]` that are compared at a time: as many as 2²⁴ entries allow.
+fn rows_at_a_time([b, h, t]: [usize; 3]) -> usize {
+    const ENTRIES: usize = 1 << 24;
+    const FEWEST: usize = 16;
+    (ENTRIES / (b * h * t)).max(FEWEST)
+}
+
 /// Stage 1.
 fn matrices<T: Backbone, S: Backbone>(
     teacher: &T,
@@ -172,9 +182,10 @@ fn matrices<T: Backbone, S: Backbone>(
 ) {
     let segments = batch.segments.as_ref();
     for_each_input(teacher, student, batch, |layer, hidden| {
-        let target = teacher.mixing_matrix(layer, hidden.clone(), segments);
-        let matrix = student.mixing_matrix(layer, hidden, segments);
-        sink(Some(layer), matrix_orientation(matrix, target, batch.present.as_ref()));
+        let target = teacher.mixing(layer, hidden.clone(), segments);
+        let mixing = student.mixing(layer, hidden, segments);
+        let block = rows_at_a_time(mixing.dims());
+        sink(Some(layer), matrix_orientation_by_blocks(&mixing, &target, batch.present.as_ref(), block));
     });
 }
 
@@ -235,7 +246,7 @@ fn logits<T: Backbone, S: Backbone>(
     let of_data = |logits| cross_entropy_hard(logits, batch.targets.clone(), mask, mean);
     let of_teacher = |logits| {
         let target = teacher.forward(batch.tokens.clone(), segments);
-        soft.divergence.loss(logits, target, soft.temperature, mask, mean)
+        divergence_loss(soft.divergence, logits, target, soft.temperature, mask, mean)
     };
     let loss = match hard {
         0.0 => of_teacher(logits),

@@ -5,7 +5,9 @@
 //! labels and by the rows where there are none: our `TokenMean` and `BatchMean`.
 
 use burn::tensor::{Bool, DType, Device, Tensor, TensorData};
-use mamba_ssd_mohawk::loss::{Divergence, Reduction, cross_entropy_hard, cross_entropy_soft};
+use mamba_ssd_mohawk::loss::{
+    Divergence, Reduction, cross_entropy_hard, cross_entropy_soft, divergence_loss,
+};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -83,7 +85,8 @@ fn divergences_equal_trl_in_value_and_gradient() {
     for case in cases {
         let student = tensor(&file, "student").require_grad();
         let mask = case.masked.then(|| mask(&file));
-        let loss = divergence(case.beta).loss(
+        let loss = divergence_loss(
+            divergence(case.beta),
             student.clone(),
             tensor(&file, "teacher"),
             case.temperature,
@@ -110,7 +113,7 @@ fn soft_cross_entropy_is_forward_kl_plus_the_teachers_entropy() {
             cross_entropy_soft(student.clone(), teacher, 1.0, Some(&mask))
         } else {
             let mean = Reduction::TokenMean;
-            Divergence::ForwardKl.loss(student.clone(), teacher, 1.0, Some(&mask), mean)
+            divergence_loss(Divergence::ForwardKl, student.clone(), teacher, 1.0, Some(&mask), mean)
         };
         let grads = loss.backward();
         let grad = student.grad(&grads).expect("a gradient");

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::{MatrixMixer, Mixer, MixerState, Segments};
+use crate::{MatrixMixer, Mixer, MixerState, Mixing, Segments};
 
 /// A language model made of an embedding, layers that each hold one mixer, and a head.
 ///
@@ -44,9 +44,14 @@ pub trait Backbone: Module {
         self.mixer(layer).forward(self.mixer_input(layer, hidden), segments)
     }
 
+    /// The mixing matrix of a layer by its factors, from the hidden state that enters the layer.
+    fn mixing(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Mixing {
+        self.mixer(layer).mixing(self.mixer_input(layer, hidden), segments)
+    }
+
     /// The mixing matrix of a layer `[b h t t]`, from the hidden state that enters the layer.
     fn mixing_matrix(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
-        self.mixer(layer).mixing_matrix(self.mixer_input(layer, hidden), segments)
+        self.mixing(layer, hidden, segments).whole()
     }
 
     /// The input of every layer, then the output of the last, before the final norm: `n_layers + 1`

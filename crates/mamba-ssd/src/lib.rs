@@ -34,6 +34,7 @@ mod backbone;
 mod capabilities;
 pub mod conv;
 mod decoder;
+mod divergence;
 mod gate;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod kernels;
@@ -48,6 +49,7 @@ mod ssd;
 pub use backbone::{Backbone, State};
 pub use capabilities::{Capability, capabilities};
 pub use decoder::Decoder;
+pub use divergence::{Divergence, next_token_loss};
 pub use gate::silu_gate;
 #[cfg(feature = "cube")]
 #[doc(hidden)]
@@ -55,7 +57,7 @@ pub use kernels::emulate_tensor_cores;
 pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba1,
-    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, StateSize,
+    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, Mixing, StateSize,
 };
 pub use segments::Segments;
 pub use softmax::causal_softmax;

@@ -107,6 +107,11 @@ impl GatedRmsNorm {
     pub fn forward(&self, y: Tensor<3>, z: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = y.dims();
         let dtype = y.dtype();
+        #[cfg(any(feature = "flex", feature = "cube"))]
+        if [z.dtype(), self.weight.dtype()] == [dtype; 2] && crate::kernels::available(&y.device(), dtype) {
+            let norm = crate::kernels::GroupNorm { groups: self.groups, epsilon: self.epsilon };
+            return crate::kernels::native_gated_norm(y, z, self.weight.val(), norm);
+        }
         let gated = silu_gate(z.cast(wide(dtype)), y.cast(wide(dtype)));
         let grouped = gated.reshape([b, t, self.groups, d / self.groups]);
         let normal = unit_rms(grouped, self.epsilon).reshape([b, t, d]).cast(dtype);

@@ -78,6 +78,18 @@ pub fn rotate(x: Tensor<4>, positions: Tensor<2, Int>, config: &RotaryConfig) ->
     if half == 0 {
         return x;
     }
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if crate::kernels::available(&x.device(), x.dtype()) {
+        let frequencies = TensorData::new(config.inv_freq(), [half]);
+        let frequencies = Tensor::from_data(frequencies, (&x.device(), wide(x.dtype())));
+        return crate::kernels::native_rotate(x, positions, frequencies);
+    }
+    by_tensors(x, positions, config)
+}
+
+/// The same in tensor operations.
+fn by_tensors(x: Tensor<4>, positions: Tensor<2, Int>, config: &RotaryConfig) -> Tensor<4> {
+    let (d, half) = (x.dims()[3], config.dim / 2);
     let (cos, sin) = cos_sin(positions, config, x.dtype(), &x.device());
     let u = x.clone().narrow(3, 0, half);
     let v = x.clone().narrow(3, half, half);

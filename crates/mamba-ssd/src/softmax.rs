@@ -4,7 +4,7 @@
 //! the first token of its document on. Other columns get exactly 0.
 
 use burn::tensor::activation::softmax;
-use burn::tensor::{Bool, Tensor};
+use burn::tensor::{Bool, Int, Tensor};
 
 use crate::Segments;
 use crate::norm::wide;
@@ -29,29 +29,31 @@ pub fn causal_softmax(scores: Tensor<4>, segments: Option<&Segments>) -> Tensor<
         segments.is_none() || columns == tokens,
         "packed documents have no cache: {columns} columns for {tokens} tokens"
     );
+    softmax_from(scores, segments.map(Segments::starts))
+}
+
+/// The same, where the first column that each token may see is given, `[b t]`; 0 where it is not.
+pub(crate) fn softmax_from(scores: Tensor<4>, first: Option<Tensor<2, Int>>) -> Tensor<4> {
     #[cfg(any(feature = "flex", feature = "cube"))]
     if crate::kernels::available(&scores.device(), scores.dtype()) {
         let [b, _, t, _] = scores.dims();
-        let first = match segments {
-            Some(segments) => segments.starts(),
-            None => Tensor::zeros([b, t], &scores.device()),
-        };
+        let first = first.unwrap_or_else(|| Tensor::zeros([b, t], &scores.device()));
         return crate::kernels::native_causal_softmax(scores, first);
     }
-    masked_softmax(scores, segments)
+    masked_softmax(scores, first)
 }
 
 /// The same in tensor operations.
-fn masked_softmax(scores: Tensor<4>, segments: Option<&Segments>) -> Tensor<4> {
+fn masked_softmax(scores: Tensor<4>, first: Option<Tensor<2, Int>>) -> Tensor<4> {
     let dtype = scores.dtype();
-    let [_, _, t, s] = scores.dims();
-    let shape = scores.shape();
-    let future = Tensor::<2, Bool>::tril_mask([t, s], (s - t) as i64, &scores.device()).unsqueeze::<4>();
-    let hidden = match segments {
-        Some(segments) => {
-            let other = segments.same_document().bool_not().unsqueeze_dim::<4>(1);
-            let shape = other.shape();
-            other.bool_or(future.expand(shape))
+    let [b, _, t, s] = scores.dims();
+    let (shape, device) = (scores.shape(), scores.device());
+    let future = Tensor::<2, Bool>::tril_mask([t, s], (s - t) as i64, &device).unsqueeze::<4>();
+    let hidden = match first {
+        Some(first) => {
+            let columns = Tensor::<1, Int>::arange(0..s as i64, &device).unsqueeze::<3>().expand([b, t, s]);
+            let earlier = columns.lower(first.unsqueeze_dim::<3>(2).expand([b, t, s])).unsqueeze_dim::<4>(1);
+            earlier.bool_or(future.expand([b, 1, t, s]))
         }
         None => future,
     };
@@ -72,7 +74,7 @@ mod tests {
             [p.inner(), scores.grad(&grads).expect("a gradient")]
         };
         let native = run(causal_softmax(scores.clone(), segments));
-        let plain = run(masked_softmax(scores.clone(), segments));
+        let plain = run(masked_softmax(scores.clone(), segments.map(Segments::starts)));
         std::array::from_fn(|i| {
             let norm = |x: Tensor<4>| x.square().sum().sqrt().into_scalar::<f64>();
             norm(native[i].clone() - plain[i].clone()) / norm(plain[i].clone())

@@ -8,7 +8,10 @@
 //! Neither norm is squared, and neither is divided by the size of what it runs over, as in the
 //! MOHAWK paper (arXiv 2408.10189, sections 4.1 and 4.2) and its code.
 
+use std::ops::Range;
+
 use burn::tensor::{Bool, Tensor};
+use mamba_ssd::Mixing;
 
 use super::{Reduction, widen};
 
@@ -38,14 +41,99 @@ pub fn matrix_orientation(
     assert_eq!([b, h, t, s], of_teacher, "mixing matrices of student and teacher");
     let squares = (widen(student) - widen(teacher)).square();
     let per_row = squares.sum_dim(3).reshape([b, h, t]);
-    let per_row = match rows {
+    masked_rows(per_row, rows).sum_dim(2).add_scalar(EPSILON).sqrt().mean()
+}
+
+/// [`matrix_orientation`] of matrices given by their factors, `block` rows at a time: the same number and the same
+/// gradients, in the memory of one block.
+///
+/// The first pass over the blocks adds up the squares of every head. With those the derivative of the loss for a
+/// block is known, so the second pass runs every block forward and backward and lets go of it. What is returned is the
+/// loss with the sum of these gradients attached: a function that has this value and this gradient in the factors.
+///
+/// # Shapes
+///
+/// `rows`: `[b t]`, result `[1]`.
+///
+/// # Panics
+///
+/// If the sizes of `student` and `teacher` differ, or `block` is 0.
+pub fn matrix_orientation_by_blocks(
+    student: &Mixing,
+    teacher: &Mixing,
+    rows: Option<&Tensor<2, Bool>>,
+    block: usize,
+) -> Tensor<1> {
+    let [b, h, t] = student.dims();
+    assert_eq!([b, h, t], teacher.dims(), "batch, heads and length of the mixing matrices");
+    assert!(block > 0, "a block of no rows");
+    if block >= t {
+        return matrix_orientation(student.whole(), teacher.whole(), rows);
+    }
+    let starts = || (0..t).step_by(block).map(|start| start..t.min(start + block));
+    let constant = |mixing: &Mixing| mixing.map(&mut |factor| factor.detach());
+    let (fixed, teacher) = (constant(student), constant(teacher));
+    let squares = |student: &Mixing, at: Range<usize>| squares_of_rows(student, &teacher, rows, at);
+    let total = starts().map(|at| squares(&fixed, at)).reduce(|sum, squares| sum + squares);
+    let norms = total.expect("at least one block").add_scalar(EPSILON).sqrt(); // b h
+    let value = norms.clone().mean();
+    let slopes = norms.recip().div_scalar(2.0 * (b * h) as f64);
+
+    let mut gradients: Vec<Option<Tensor<1>>> = Vec::new();
+    for at in starts() {
+        let mut leaves = Vec::new();
+        let variable = student.map(&mut |factor| {
+            let leaf = factor.detach().require_grad();
+            leaves.push(leaf.clone());
+            leaf
+        });
+        let of_block = (squares(&variable, at) * slopes.clone()).sum().backward();
+        gradients.resize(leaves.len(), None);
+        for (sum, leaf) in gradients.iter_mut().zip(&leaves) {
+            let both = [sum.take(), leaf.grad(&of_block)].into_iter().flatten();
+            *sum = both.reduce(|sum, gradient| sum + gradient);
+        }
+    }
+    attach(value, student, gradients)
+}
+
+/// Sums of squares of the differences in the rows `at`, `[b h]`.
+fn squares_of_rows(
+    student: &Mixing,
+    teacher: &Mixing,
+    rows: Option<&Tensor<2, Bool>>,
+    at: Range<usize>,
+) -> Tensor<2> {
+    let [b, h, _] = student.dims();
+    let difference = widen(student.rows(at.clone())) - widen(teacher.rows(at.clone()));
+    let per_row = difference.square().sum_dim(3).reshape([b, h, at.len()]);
+    let rows = rows.map(|rows| rows.clone().narrow(1, at.start, at.len()));
+    masked_rows(per_row, rows.as_ref()).sum_dim(2).reshape([b, h])
+}
+
+/// `value` with `gradients` as its derivatives for the factors of `student`.
+fn attach(value: Tensor<1>, student: &Mixing, gradients: Vec<Option<Tensor<1>>>) -> Tensor<1> {
+    let mut loss = value;
+    let mut gradients = gradients.into_iter();
+    student.map(&mut |factor| {
+        if let Some(gradient) = gradients.next().flatten() {
+            let gradient = Tensor::from_inner(gradient);
+            let change = factor.clone() - factor.clone().detach(); // 0, with the derivative of the factor
+            loss = loss.clone() + (change * gradient).sum().cast(loss.dtype());
+        }
+        factor
+    });
+    loss
+}
+
+fn masked_rows(per_row: Tensor<3>, rows: Option<&Tensor<2, Bool>>) -> Tensor<3> {
+    match rows {
         Some(rows) => {
-            let skip = rows.clone().bool_not().unsqueeze_dim::<3>(1).expand([b, h, t]);
-            per_row.mask_fill(skip, 0.0)
+            let shape = per_row.shape();
+            per_row.mask_fill(rows.clone().bool_not().unsqueeze_dim::<3>(1).expand(shape), 0.0)
         }
         None => per_row,
-    };
-    per_row.sum_dim(2).add_scalar(EPSILON).sqrt().mean()
+    }
 }
 
 /// Euclidean distance of two hidden states, per token, mean over the unmasked tokens.

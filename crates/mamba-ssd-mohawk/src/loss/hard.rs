@@ -1,9 +1,9 @@
 //! Cross entropy against the tokens that really came next.
 
 use burn::tensor::{Bool, Int, Tensor};
+use mamba_ssd::next_token_loss;
 
-use super::divergence::log_sum_exp;
-use super::{Reduction, widen};
+use super::Reduction;
 
 /// `−log softmax(logits)[target]`, reduced over the unmasked tokens.
 ///
@@ -18,8 +18,5 @@ pub fn cross_entropy_hard(
     mask: Option<&Tensor<2, Bool>>,
     reduction: Reduction,
 ) -> Tensor<1> {
-    let logits = widen(logits);
-    let chosen = logits.clone().gather(2, targets.unsqueeze_dim(2));
-    let per_token = (log_sum_exp(logits) - chosen).squeeze_dim(2);
-    reduction.apply(per_token, mask)
+    reduction.apply(next_token_loss(logits, targets), mask)
 }

@@ -6,9 +6,10 @@ mod alignment;
 mod divergence;
 mod hard;
 
-pub use alignment::{hidden_alignment, matrix_orientation};
-pub use divergence::{Divergence, cross_entropy_soft};
+pub use alignment::{hidden_alignment, matrix_orientation, matrix_orientation_by_blocks};
+pub use divergence::{cross_entropy_soft, divergence_loss};
 pub use hard::cross_entropy_hard;
+pub use mamba_ssd::Divergence;
 
 use burn::tensor::{Bool, DType, Tensor};
 use serde::{Deserialize, Serialize};

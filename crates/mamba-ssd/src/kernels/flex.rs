@@ -7,11 +7,14 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::conv::Conv;
+use super::divergence::{Pair, next_token, next_token_backward};
 use super::gate;
+use super::losses::{Distance, LossOps};
 use super::ops::{KernelOps, SsdOps};
 use super::real::Real;
 use super::rms::Rms;
-use super::rows::RowOps;
+use super::rotate::{self, RotateOps};
+use super::rows::{GroupNorm, RowOps};
 use super::scan::{Head, HeadGradients};
 use super::softmax::Rows;
 
@@ -265,7 +268,7 @@ impl RowOps for Flex {
         let shape = x.layout().shape().clone();
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         with_real!(x, R => {
-            let rms = Rms::<R> { weight: weight.storage(), epsilon };
+            let rms = Rms::<R> { weight: weight.storage(), groups: 1, epsilon };
             FlexTensor::from_data(TensorData::new(rms.forward(x.storage()), shape))
         })
     }
@@ -280,7 +283,7 @@ impl RowOps for Flex {
         let of_weight = weight.layout().shape().clone();
         let (x, weight, grad) = (x.to_contiguous(), weight.to_contiguous(), grad.to_contiguous());
         with_real!(x, R => {
-            let rms = Rms::<R> { weight: weight.storage(), epsilon };
+            let rms = Rms::<R> { weight: weight.storage(), groups: 1, epsilon };
             let (dx, dw) = rms.backward(x.storage(), grad.storage());
             (
                 FlexTensor::from_data(TensorData::new(dx, shape)),
@@ -288,4 +291,126 @@ impl RowOps for Flex {
             )
         })
     }
+
+    fn gated_norm_forward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> FloatTensor<Self> {
+        let shape = value.layout().shape().clone();
+        let [value, gate, weight] = [value, gate, weight].map(|tensor| tensor.to_contiguous());
+        with_real!(value, R => {
+            let GroupNorm { groups, epsilon } = norm;
+            let gated = gate::forward::<R>(gate.storage(), value.storage());
+            let rms = Rms { weight: weight.storage(), groups, epsilon };
+            FlexTensor::from_data(TensorData::new(rms.forward(&gated), shape))
+        })
+    }
+
+    fn gated_norm_backward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [shape, of_weight] = [&value, &weight].map(|tensor| tensor.layout().shape().clone());
+        let [value, gate, weight, grad] = [value, gate, weight, grad].map(|tensor| tensor.to_contiguous());
+        with_real!(value, R => {
+            let GroupNorm { groups, epsilon } = norm;
+            let gated = gate::forward::<R>(gate.storage(), value.storage());
+            let rms = Rms { weight: weight.storage(), groups, epsilon };
+            let (to_gated, to_weight) = rms.backward(&gated, grad.storage());
+            let (to_gate, to_value) = gate::backward(gate.storage(), value.storage(), &to_gated);
+            (
+                FlexTensor::from_data(TensorData::new(to_value, shape.clone())),
+                FlexTensor::from_data(TensorData::new(to_gate, shape)),
+                FlexTensor::from_data(TensorData::new(to_weight, of_weight)),
+            )
+        })
+    }
+}
+
+impl LossOps for Flex {
+    fn divergence_forward(
+        student: FloatTensor<Self>,
+        teacher: FloatTensor<Self>,
+        distance: Distance,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [_, v] = student.layout().shape().dims::<2>();
+        let (student, teacher) = (student.to_contiguous(), teacher.to_contiguous());
+        with_real!(student, R => {
+            let pair = Pair::<R> { student: student.storage(), teacher: teacher.storage(), v, distance };
+            let (losses, sums) = pair.forward();
+            (row(losses), row(sums))
+        })
+    }
+
+    fn divergence_backward(
+        student: FloatTensor<Self>,
+        teacher: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        distance: Distance,
+    ) -> FloatTensor<Self> {
+        let shape = student.layout().shape().clone();
+        let [_, v] = shape.dims::<2>();
+        let [student, teacher, sums, grad] =
+            [student, teacher, sums, grad].map(|tensor| tensor.to_contiguous());
+        with_real!(student, R => {
+            let pair = Pair::<R> { student: student.storage(), teacher: teacher.storage(), v, distance };
+            FlexTensor::from_data(TensorData::new(pair.backward(sums.storage(), grad.storage()), shape))
+        })
+    }
+
+    fn next_token_forward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (logits, targets) = (logits.to_contiguous(), integers(&targets));
+        with_real!(logits, R => {
+            let (losses, sums) = next_token::<R>(logits.storage(), &targets);
+            (row(losses), row(sums))
+        })
+    }
+
+    fn next_token_backward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = logits.layout().shape().clone();
+        let targets = integers(&targets);
+        let [logits, sums, grad] = [logits, sums, grad].map(|tensor| tensor.to_contiguous());
+        with_real!(logits, R => {
+            let gradient =
+                next_token_backward::<R>(logits.storage(), &targets, sums.storage(), grad.storage());
+            FlexTensor::from_data(TensorData::new(gradient, shape))
+        })
+    }
+}
+
+impl RotateOps for Flex {
+    fn rotate(
+        x: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        frequencies: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = x.layout().shape().clone();
+        let [_, _, heads, d] = shape.dims::<4>();
+        let (x, positions, frequencies) =
+            (x.to_contiguous(), integers(&positions), frequencies.to_contiguous());
+        with_real!(x, R => {
+            let turned =
+                rotate::on_slices::<R>(x.storage(), &positions, frequencies.storage(), [heads, d]);
+            FlexTensor::from_data(TensorData::new(turned, shape))
+        })
+    }
+}
+
+fn row<R: burn::tensor::Element>(values: Vec<R>) -> FlexTensor {
+    let count = values.len();
+    FlexTensor::from_data(TensorData::new(values, [count]))
 }

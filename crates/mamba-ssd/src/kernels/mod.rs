@@ -3,7 +3,7 @@
 //! The tensor-op forms in [`crate::ssd`] and [`crate::conv`] run everywhere and stay as oracle and
 //! fallback. Here are the same maps with their gradients as single operations, plugged into burn as
 //! backend extensions on the Flex (CPU) backend and on every CubeCL backend: SSD, the convolution, the gate,
-//! the RMS norm and the softmax of attention.
+//! the norms, the softmax and the rotation of attention, the losses over a vocabulary.
 
 mod autodiff;
 mod autodiff_layers;
@@ -12,9 +12,12 @@ mod conv;
 #[cfg(feature = "cube")]
 mod cube;
 #[cfg(feature = "flex")]
+mod divergence;
+#[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
 mod gate;
+mod losses;
 mod ops;
 #[cfg(any(feature = "cuda", test))]
 mod product;
@@ -22,6 +25,7 @@ mod product;
 mod real;
 #[cfg(feature = "flex")]
 mod rms;
+mod rotate;
 mod rows;
 #[cfg(feature = "flex")]
 mod scan;
@@ -33,10 +37,12 @@ mod step;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
 #[cfg(feature = "cuda")]
 pub(crate) use product::native_product;
-pub(crate) use rows::{native_causal_softmax, native_rms_norm};
+pub(crate) use rotate::native_rotate;
+pub(crate) use rows::{GroupNorm, native_causal_softmax, native_gated_norm, native_rms_norm};
 #[cfg(feature = "cube")]
 pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep, overwrite_float, overwrite_int};
 

@@ -25,6 +25,11 @@ pub(super) trait Real:
 
     fn exp(self) -> Self;
 
+    fn ln(self) -> Self;
+
+    /// Cosine and sine.
+    fn cos_sin(self) -> [Self; 2];
+
     /// `exp` in arithmetic that vectorises; below the range of normal numbers it is not 0 but tiny.
     fn exp_in_lanes(self) -> Self;
 
@@ -48,6 +53,16 @@ impl Real for f32 {
     #[inline(always)]
     fn exp(self) -> Self {
         f32::exp(self)
+    }
+
+    #[inline(always)]
+    fn ln(self) -> Self {
+        f32::ln(self)
+    }
+
+    #[inline(always)]
+    fn cos_sin(self) -> [Self; 2] {
+        [f32::cos(self), f32::sin(self)]
     }
 
     #[inline(always)]
@@ -94,6 +109,16 @@ impl Real for f64 {
     #[inline(always)]
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+
+    #[inline(always)]
+    fn ln(self) -> Self {
+        f64::ln(self)
+    }
+
+    #[inline(always)]
+    fn cos_sin(self) -> [Self; 2] {
+        [f64::cos(self), f64::sin(self)]
     }
 
     #[inline(always)]

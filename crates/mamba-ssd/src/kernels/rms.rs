@@ -1,4 +1,4 @@
-//! The root mean square norm of rows and its reverse, on slices.
+//! The root mean square norm of rows, whole or in groups, and its reverse, on slices.
 //!
 //! ```text
 //! y = r x ∘ w                     r = 1 / √(mean(x²) + ε)
@@ -13,9 +13,10 @@ use super::real::{LANES, Real, total};
 /// Rows that one task takes; also what fixes the order in which `dw` is summed.
 const ROWS: usize = 64;
 
-/// A norm over rows of `weight.len()` features.
+/// A norm over each of `groups` equal parts of rows of `weight.len()` features.
 pub(super) struct Rms<'a, R> {
     pub weight: &'a [R],
+    pub groups: usize,
     pub epsilon: f64,
 }
 
@@ -26,9 +27,10 @@ impl<R: Real> Rms<'_, R> {
         let mut out = vec![R::default(); x.len()];
         out.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * d)).for_each(|(out, x)| {
             pulp::Arch::new().dispatch(|| {
-                for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                let parts = out.chunks_exact_mut(self.part()).zip(x.chunks_exact(self.part()));
+                for ((out, x), weight) in parts.zip(self.weights()) {
                     let scale = self.scale(x);
-                    for ((out, x), w) in out.iter_mut().zip(x).zip(self.weight) {
+                    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
                         *out = *x * scale * *w;
                     }
                 }
@@ -57,17 +59,31 @@ impl<R: Real> Rms<'_, R> {
     /// A block's rows of `dx`; returns its share of `dw`.
     #[inline(always)]
     fn backward_block(&self, x: &[R], dy: &[R], dx: &mut [R]) -> Vec<R> {
-        let d = self.weight.len();
-        let mut dw = vec![R::default(); d];
-        for ((dx, x), dy) in dx.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(dy.chunks_exact(d)) {
+        let part = self.part();
+        let mut dw = vec![R::default(); self.weight.len()];
+        let parts = dx.chunks_exact_mut(part).zip(x.chunks_exact(part)).zip(dy.chunks_exact(part));
+        for (index, (((dx, x), dy), weight)) in parts.zip(self.weights()).enumerate() {
+            let dw = &mut dw[index % self.groups * part..][..part];
             let scale = self.scale(x);
-            let along = mean(d, |i| dy[i] * self.weight[i] * x[i]) * scale * scale;
-            for i in 0..d {
-                dx[i] = scale * (dy[i] * self.weight[i] - along * x[i]);
+            let along = mean(part, |i| dy[i] * weight[i] * x[i]) * scale * scale;
+            for i in 0..part {
+                dx[i] = scale * (dy[i] * weight[i] - along * x[i]);
                 dw[i] += scale * dy[i] * x[i];
             }
         }
         dw
+    }
+
+    /// Features of a part.
+    #[inline(always)]
+    fn part(&self) -> usize {
+        self.weight.len() / self.groups
+    }
+
+    /// The parts of the weight, over and over.
+    #[inline(always)]
+    fn weights(&self) -> impl Iterator<Item = &[R]> {
+        self.weight.chunks_exact(self.part()).cycle()
     }
 
     /// `1 / √(mean(x²) + ε)`.

@@ -1,4 +1,4 @@
-//! Native operations on rows: the softmax of attention and the RMS norm.
+//! Native operations on rows: the softmax of attention, the RMS norm, and the norm of a gated value.
 
 use burn::backend::autodiff::{
     NodeId,
@@ -19,6 +19,28 @@ pub(crate) fn native_causal_softmax(scores: Tensor<4>, first: Tensor<2, Int>) ->
 /// `x / √(mean(x²) + ε) ∘ weight` over the last axis.
 pub(crate) fn native_rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
     Tensor::from_dispatch(Dispatch::rms_forward(x.into_dispatch(), weight.into_dispatch(), epsilon))
+}
+
+/// The RMS norm of each of `groups` equal parts of `value · silu(gate)`, over the last axis.
+pub(crate) fn native_gated_norm(
+    value: Tensor<3>,
+    gate: Tensor<3>,
+    weight: Tensor<1>,
+    norm: GroupNorm,
+) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::gated_norm_forward(
+        value.into_dispatch(),
+        gate.into_dispatch(),
+        weight.into_dispatch(),
+        norm,
+    ))
+}
+
+/// Parts of a row that are normed by themselves, and ε.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNorm {
+    pub groups: usize,
+    pub epsilon: f64,
 }
 
 /// Native forms of operations on rows.
@@ -49,6 +71,25 @@ pub trait RowOps: Backend {
         grad: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The RMS norm of each group of `value · silu(gate)`, `[.. d]` both, scaled by `weight [d]`.
+    #[fusion(dtype = value, shape = value)]
+    fn gated_norm_forward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> FloatTensor<Self>;
+
+    /// Gradients of value, gate and weight, given that of the result.
+    #[fusion(meta = |value, gate, weight, _grad, _norm| (value.clone(), gate.clone(), weight.clone()))]
+    fn gated_norm_backward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 #[derive(Debug)]
@@ -78,6 +119,25 @@ impl<B: RowOps> Backward<B, 2> for RmsNorm {
         let [x, weight] = ids.map(|id| checkpointer.retrieve_node_output(id));
         let (x, weight) = B::rms_backward(x, weight, grad, epsilon);
         for (node, gradient) in ops.parents.into_iter().zip([x, weight]) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GatedNorm;
+
+impl<B: RowOps> Backward<B, 3> for GatedNorm {
+    type State = ([NodeId; 3], GroupNorm);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let (ids, norm) = ops.state;
+        let [value, gate, weight] = ids.map(|id| checkpointer.retrieve_node_output(id));
+        let (value, gate, weight) = B::gated_norm_backward(value, gate, weight, grad, norm);
+        for (node, gradient) in ops.parents.into_iter().zip([value, gate, weight]) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
             }
@@ -121,6 +181,36 @@ impl<B: RowOps, C: CheckpointStrategy> RowOps for Autodiff<B, C> {
         _grad: FloatTensor<Self>,
         _epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        panic!("{}", super::autodiff::FIRST_ORDER)
+    }
+
+    fn gated_norm_forward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> FloatTensor<Self> {
+        let nodes = [value.node(), gate.node(), weight.node()];
+        match GatedNorm.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let ids = [&value, &gate, &weight].map(|tensor| prep.checkpoint(tensor));
+                let [value, gate, weight] = [value, gate, weight].map(|tensor| tensor.into_primitive());
+                prep.finish((ids, norm), B::gated_norm_forward(value, gate, weight, norm))
+            }
+            OpsKind::UnTracked(prep) => {
+                let [value, gate, weight] = [value, gate, weight].map(|tensor| tensor.into_primitive());
+                prep.finish(B::gated_norm_forward(value, gate, weight, norm))
+            }
+        }
+    }
+
+    fn gated_norm_backward(
+        _value: FloatTensor<Self>,
+        _gate: FloatTensor<Self>,
+        _weight: FloatTensor<Self>,
+        _grad: FloatTensor<Self>,
+        _norm: GroupNorm,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         panic!("{}", super::autodiff::FIRST_ORDER)
     }
 }

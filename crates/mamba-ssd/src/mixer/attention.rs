@@ -18,10 +18,9 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
-use super::{CausalConv1d, MatrixMixer, MixerState};
+use super::{CausalConv1d, MatrixMixer, MixerState, Mixing};
 use crate::rope::{RotaryConfig, rotate};
-use crate::softmax::causal_softmax;
-use crate::{Segments, project};
+use crate::{Segments, causal_softmax, project};
 
 /// Shapes of an [`Attention`].
 #[derive(Config, Debug)]
@@ -152,11 +151,9 @@ impl Attention {
         rotate(heads, positions, &self.config.rotary).swap_dims(1, 2)
     }
 
-    /// Attention probabilities of `q [b h t d]` over `k [b kv s d]`.
-    fn probabilities(&self, q: Tensor<4>, k: Tensor<4>, segments: Option<&Segments>) -> Tensor<4> {
-        let scale = (self.config.head_dim as f64).powf(-0.5);
-        let k = kv_to_heads(k, self.config.n_heads);
-        causal_softmax((q * scale).matmul(k.transpose()), segments)
+    /// Queries times the scale of their scores.
+    fn scaled(&self, q: Tensor<4>) -> Tensor<4> {
+        q * (self.config.head_dim as f64).powf(-0.5)
     }
 
     /// Appends `u` to the cache and attends over it.
@@ -170,8 +167,9 @@ impl Attention {
         let conv = (!windows.is_empty()).then(|| Tensor::cat(windows, 2));
         let k = append(past_k, self.rotated(k, positions.clone()));
         let v = append(past_v, v.swap_dims(1, 2));
-        let m = self.probabilities(self.rotated(q, positions), k.clone(), None);
-        let mixed = m.matmul(kv_to_heads(v.clone(), self.config.n_heads)).swap_dims(1, 2);
+        let [keys, values] = [&k, &v].map(|cached| kv_to_heads(cached.clone(), self.config.n_heads));
+        let scores = self.scaled(self.rotated(q, positions)).matmul(keys.transpose());
+        let mixed = causal_softmax(scores, None).matmul(values).swap_dims(1, 2);
         (self.output(mixed, u), MixerState::Attention { k, v, conv })
     }
 }
@@ -206,15 +204,15 @@ impl MatrixMixer for Attention {
         kv_to_heads(v.swap_dims(1, 2), self.config.n_heads).swap_dims(1, 2)
     }
 
-    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+    fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
         let [_, t, _] = u.dims();
-        let device = u.device();
         let positions = match segments {
             Some(segments) => segments.positions(),
-            None => positions(0, t, &device),
+            None => positions(0, t, &u.device()),
         };
         let [q, k] = [Part::Q, Part::K].map(|part| self.part(part, u.clone(), None, segments).0);
-        self.probabilities(self.rotated(q, positions.clone()), self.rotated(k, positions), segments)
+        let [q, k] = [q, k].map(|heads| self.rotated(heads, positions.clone()));
+        Mixing::attention(self.scaled(q), kv_to_heads(k, self.config.n_heads), segments)
     }
 
     fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {

@@ -19,12 +19,12 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::activation::log_sigmoid;
 use burn::tensor::{Device, Tensor};
 
-use super::skip::{add_diagonal, join_heads, scan_with_skip, split_heads};
-use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
+use super::skip::{join_heads, scan_with_skip, split_heads};
+use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
 #[cfg(feature = "cube")]
 use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
 use crate::norm::wide;
-use crate::{Segments, SsdInput, SsdStep, materialize, project, silu_gate, step};
+use crate::{Segments, SsdInput, SsdStep, project, silu_gate, step};
 
 /// Shapes of a [`DiscreteMamba2`].
 #[derive(Config, Debug)]
@@ -240,8 +240,9 @@ impl MatrixMixer for DiscreteMamba2 {
         self.project(u, None, segments).input.x
     }
 
-    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
-        add_diagonal(materialize(&self.project(u, None, segments).input), self.d.val())
+    fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
+        let input = self.project(u, None, segments).input;
+        Mixing::ssd([input].into_iter(), None, self.d.val())
     }
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {

@@ -25,11 +25,11 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::skip::{add_diagonal, join_heads, repeat_heads, split_heads};
+use super::skip::{join_heads, repeat_heads, split_heads};
 use super::step_size::{random_bias, step_size};
-use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
+use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
 use crate::norm::wide;
-use crate::{Segments, SsdInput, materialize, project, scan, silu_gate};
+use crate::{Segments, SsdInput, project, scan, silu_gate};
 
 /// Tokens per chunk of the scan. A chunk's decays are a matrix per channel, so it is a short one.
 const CHUNK: usize = 16;
@@ -234,12 +234,11 @@ impl MatrixMixer for Mamba1 {
     }
 
     /// Column s carries the step size Δ_s, so that the values are x itself.
-    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+    /// The sum over entries of the state; column s carries the step size Δ_s, so that the values are x itself.
+    fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
         let projected = self.project(u, None, segments);
-        let matrices = self.entries(&projected, segments).map(|input| materialize(&input));
-        let matrix = matrices.reduce(|sum, matrix| sum + matrix).expect("a state entry");
-        let dt = projected.dt.swap_dims(1, 2).unsqueeze_dim::<4>(2); // b h 1 t
-        add_diagonal(matrix * dt, self.d.val())
+        let columns = Some(projected.dt.clone());
+        Mixing::ssd(self.entries(&projected, segments), columns, self.d.val())
     }
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {

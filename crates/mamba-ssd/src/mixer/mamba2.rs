@@ -21,13 +21,13 @@ use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::skip::{add_diagonal, join_heads, repeat_heads, scan_with_skip, split_heads};
+use super::skip::{join_heads, repeat_heads, scan_with_skip, split_heads};
 use super::step_size::{random_bias, step_size};
-use super::{Activation, CausalConv1d, MatrixMixer, MixerState};
+use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
 #[cfg(feature = "cube")]
 use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
 use crate::norm::{GatedRmsNorm, NormConfig, wide};
-use crate::{Segments, SsdInput, SsdStep, materialize, project, step};
+use crate::{Segments, SsdInput, SsdStep, project, step};
 
 /// Shapes of a [`Mamba2`].
 #[derive(Config, Debug)]
@@ -276,11 +276,10 @@ impl MatrixMixer for Mamba2 {
     }
 
     /// Column s carries the step size Δ_s, so that the values are x itself.
-    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+    fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
         let projected = self.project(u, None, segments);
-        let matrix = materialize(&self.ssd_input(&projected, segments));
-        let dt = projected.dt.swap_dims(1, 2).unsqueeze_dim::<4>(2); // b h 1 t
-        add_diagonal(matrix * dt, self.d.val())
+        let input = self.ssd_input(&projected, segments);
+        Mixing::ssd([input].into_iter(), Some(projected.dt), self.d.val())
     }
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {

@@ -8,6 +8,7 @@ mod causal_conv;
 mod discrete_mamba2;
 mod mamba1;
 mod mamba2;
+mod mixing;
 mod skip;
 mod step_size;
 
@@ -20,6 +21,7 @@ pub use causal_conv::{Activation, CausalConv1d};
 pub use discrete_mamba2::{DiscreteMamba2, DiscreteMamba2Config};
 pub use mamba1::{Mamba1, Mamba1Config};
 pub use mamba2::{Mamba2, Mamba2Config};
+pub use mixing::Mixing;
 
 use crate::Segments;
 
@@ -31,8 +33,13 @@ pub trait MatrixMixer {
     /// What the matrix multiplies, `[b t h p]`.
     fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4>;
 
-    /// The matrix M, `[b h t t]`: zero above the diagonal, and a skip term D on it.
-    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4>;
+    /// The matrix M by its factors: zero above the diagonal, and a skip term D on it.
+    fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing;
+
+    /// The matrix M, `[b h t t]`.
+    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
+        self.mixing(u, segments).whole()
+    }
 
     /// What follows the matrix: gate, norm and output projection of `mixed [b t h p]`.
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3>;
@@ -229,8 +236,8 @@ impl MatrixMixer for Mixer {
         self.as_matrix_mixer().values(u, segments)
     }
 
-    fn mixing_matrix(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
-        self.as_matrix_mixer().mixing_matrix(u, segments)
+    fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
+        self.as_matrix_mixer().mixing(u, segments)
     }
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {

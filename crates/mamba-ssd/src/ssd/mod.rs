@@ -24,6 +24,4 @@ pub use recurrent::{SsdStep, recurrent, step};
 pub use scan::scan;
 pub use segsum::segsum;
 
-#[cfg(any(feature = "flex", feature = "cube"))]
-pub(crate) use input::Prepared;
-pub(crate) use input::groups_to_heads;
+pub(crate) use input::{Prepared, groups_to_heads, heads_first};

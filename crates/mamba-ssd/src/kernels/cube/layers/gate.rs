@@ -45,7 +45,7 @@ fn gate_backward<E: Float, W: Size>(
 }
 
 #[cube]
-fn sigmoid<W: Size>(x: Vector<f32, W>) -> Vector<f32, W> {
+pub fn sigmoid<W: Size>(x: Vector<f32, W>) -> Vector<f32, W> {
     let one = Vector::<f32, W>::new(1.0);
     let zero = Vector::<f32, W>::new(0.0);
     one / (one + (zero - x).exp())

@@ -1,12 +1,15 @@
-//! The maps beside SSD on every CubeCL backend: convolution, gate, RMS norm, softmax.
+//! The maps beside SSD on every CubeCL backend: convolution, gate, norms, softmax,
+//! rotation, losses.
 //!
 //! Each reads its inputs once or twice and writes its results once, computes in f32 and rounds at the end.
 //! Sums over tokens are of parts in a fixed order, without atomics.
 
 mod conv;
 mod gate;
+mod losses;
 mod reduce;
 mod rms;
+mod rotate;
 mod softmax;
 mod step;
 
@@ -23,8 +26,10 @@ use cubecl::prelude::*;
 #[cfg(feature = "cuda")]
 pub(in crate::kernels) use reduce::sum_of_parts;
 
+use crate::kernels::losses::{Distance, LossOps};
 use crate::kernels::ops::KernelOps;
-use crate::kernels::rows::RowOps;
+use crate::kernels::rotate::RotateOps;
+use crate::kernels::rows::{GroupNorm, RowOps};
 
 /// Whether a head's step fits the device.
 pub(in crate::kernels) fn step_fits(client: &Client, p: usize, n: usize) -> bool {
@@ -111,7 +116,7 @@ impl RowOps for CubeBackend {
     }
 
     fn rms_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        rms::forward(x, weight, epsilon)
+        rms::forward(x, None, weight, GroupNorm { groups: 1, epsilon })
     }
 
     fn rms_backward(
@@ -120,6 +125,73 @@ impl RowOps for CubeBackend {
         grad: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        rms::backward(x, weight, grad, epsilon)
+        let (x, _, weight) = rms::backward(x, None, weight, grad, GroupNorm { groups: 1, epsilon });
+        (x, weight)
+    }
+
+    fn gated_norm_forward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> FloatTensor<Self> {
+        rms::forward(value, Some(gate), weight, norm)
+    }
+
+    fn gated_norm_backward(
+        value: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        norm: GroupNorm,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (value, gate, weight) = rms::backward(value, Some(gate), weight, grad, norm);
+        (value, gate.expect("a gate's gradient"), weight)
+    }
+}
+
+impl LossOps for CubeBackend {
+    fn divergence_forward(
+        student: FloatTensor<Self>,
+        teacher: FloatTensor<Self>,
+        distance: Distance,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        losses::divergence(student, teacher, distance)
+    }
+
+    fn divergence_backward(
+        student: FloatTensor<Self>,
+        teacher: FloatTensor<Self>,
+        sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        distance: Distance,
+    ) -> FloatTensor<Self> {
+        losses::divergence_gradient(student, teacher, sums, grad, distance)
+    }
+
+    fn next_token_forward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        losses::next_token(logits, targets)
+    }
+
+    fn next_token_backward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        sums: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        losses::next_token_gradient(logits, targets, sums, grad)
+    }
+}
+
+impl RotateOps for CubeBackend {
+    fn rotate(
+        x: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        frequencies: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        rotate::rotate(x, positions, frequencies)
     }
 }

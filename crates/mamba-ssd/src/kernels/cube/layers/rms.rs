@@ -1,10 +1,14 @@
-//! The root mean square norm of rows and its reverse, a cube per row.
+//! The root mean square norm of rows, or of each group of rows of a gated value, and its reverse: a cube per
+//! row and group.
 //!
 //! ```text
+//! x = value, or value silu(gate)
 //! y = r x ∘ w                     r = 1 / √(mean(x²) + ε)
 //! dx = r (dy ∘ w - r² mean(dy ∘ w ∘ x) x)
 //! dw = Σ_rows r dy ∘ x
 //! ```
+//!
+//! Without a gate its arrays are others that are there anyway.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -13,32 +17,61 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
+use super::gate::sigmoid;
 use super::reduce::{Fold, fold, lanes, sum_of_parts};
 use super::{UNITS, cube_for_each, cubes, empty, empty_like, wide};
+use crate::kernels::rows::GroupNorm;
 
 /// Rows whose share of `dw` one unit adds up.
 const ROWS: usize = 64;
 
+/// What is compiled into a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Form {
+    gated: bool,
+    /// Numbers in an access.
+    wide: usize,
+}
+
+/// The normed value at `at`.
+#[cube]
+fn normed<E: Float, W: Size>(
+    value: &[Vector<E, W>],
+    gate: &[Vector<E, W>],
+    at: usize,
+    #[comptime] gated: bool,
+) -> Vector<f32, W> {
+    let mut x = Vector::<f32, W>::cast_from(value[at]);
+    if comptime!(gated) {
+        let gate = Vector::<f32, W>::cast_from(gate[at]);
+        x *= gate * sigmoid::<W>(gate);
+    }
+    x
+}
+
 #[cube(launch)]
 fn rms_forward<E: Float, W: Size>(
-    x: &[Vector<E, W>],      // rows d
+    value: &[Vector<E, W>],  // rows d
+    gate: &[Vector<E, W>],   // rows d
     weight: &[Vector<E, W>], // d
     out: &mut [Vector<E, W>],
+    groups: usize,
     epsilon: f32,
-    #[comptime] wide: usize,
+    #[comptime] form: Form,
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (row, vectors) = (CUBE_POS, weight.len());
-    if row >= x.len() / vectors {
+    let (part, vectors) = (CUBE_POS, weight.len() / groups);
+    if part >= value.len() / vectors {
         terminate!();
     }
-    let first = row * vectors;
+    let (first, of_weight) = (part * vectors, part % groups * vectors);
+    let (gated, wide) = comptime!((form.gated, form.wide));
     let mut squares = Vector::<f32, W>::new(0.0);
     for round in 0..vectors.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
         if i < vectors {
-            let x = Vector::<f32, W>::cast_from(x[first + i]);
+            let x = normed::<E, W>(value, gate, first + i, gated);
             squares += x * x;
         }
     }
@@ -48,38 +81,42 @@ fn rms_forward<E: Float, W: Size>(
     for round in 0..vectors.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
         if i < vectors {
-            let (x, weight) = (Vector::<f32, W>::cast_from(x[first + i]), Vector::cast_from(weight[i]));
-            out[first + i] = Vector::cast_from(x * scale * weight);
+            let x = normed::<E, W>(value, gate, first + i, gated);
+            out[first + i] = Vector::cast_from(x * scale * Vector::cast_from(weight[of_weight + i]));
         }
     }
 }
 
 #[cube(launch)]
 fn rms_backward<E: Float, W: Size>(
-    x: &[Vector<E, W>],
+    value: &[Vector<E, W>],
+    gate: &[Vector<E, W>],
     weight: &[Vector<E, W>],
     grad: &[Vector<E, W>],
-    out: &mut [Vector<E, W>],
-    scales: &mut [f32], // rows
+    to_value: &mut [Vector<E, W>],
+    to_gate: &mut [Vector<E, W>], // rows d, or nothing
+    scales: &mut [f32],           // rows groups
+    groups: usize,
     epsilon: f32,
-    #[comptime] wide: usize,
+    #[comptime] form: Form,
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (row, vectors) = (CUBE_POS, weight.len());
-    if row >= scales.len() {
+    let (part, vectors) = (CUBE_POS, weight.len() / groups);
+    if part >= scales.len() {
         terminate!();
     }
-    let first = row * vectors;
+    let (first, of_weight) = (part * vectors, part % groups * vectors);
+    let (gated, wide) = comptime!((form.gated, form.wide));
     let mut squares = Vector::<f32, W>::new(0.0);
     let mut along = Vector::<f32, W>::new(0.0);
     for round in 0..vectors.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
         if i < vectors {
-            let x = Vector::<f32, W>::cast_from(x[first + i]);
+            let x = normed::<E, W>(value, gate, first + i, gated);
             let grad = Vector::<f32, W>::cast_from(grad[first + i]);
             squares += x * x;
-            along += grad * Vector::cast_from(weight[i]) * x;
+            along += grad * Vector::cast_from(weight[of_weight + i]) * x;
         }
     }
     let d = f32::cast_from(vectors * wide);
@@ -87,15 +124,25 @@ fn rms_backward<E: Float, W: Size>(
     let scale = f32::new(1.0) / (mean + epsilon).sqrt();
     let along = fold(lanes::<W>(along, wide), &mut parts, comptime!(Fold::Sum)) / d * scale * scale;
     if UNIT_POS == 0 {
-        scales[row] = scale;
+        scales[part] = scale;
     }
     for round in 0..vectors.div_ceil(UNITS) {
         let i = round * UNITS + UNIT_POS as usize;
         if i < vectors {
-            let x = Vector::<f32, W>::cast_from(x[first + i]);
+            let x = normed::<E, W>(value, gate, first + i, gated);
             let grad = Vector::<f32, W>::cast_from(grad[first + i]);
-            let inner = grad * Vector::cast_from(weight[i]) - x * Vector::new(along);
-            out[first + i] = Vector::cast_from(inner * Vector::new(scale));
+            let inner = grad * Vector::cast_from(weight[of_weight + i]) - x * Vector::new(along);
+            let dx = inner * Vector::new(scale);
+            if comptime!(gated) {
+                let gate = Vector::<f32, W>::cast_from(gate[first + i]);
+                let open = sigmoid::<W>(gate);
+                let one = Vector::<f32, W>::new(1.0);
+                let value = Vector::<f32, W>::cast_from(value[first + i]);
+                to_value[first + i] = Vector::cast_from(dx * gate * open);
+                to_gate[first + i] = Vector::cast_from(dx * value * open * (one + gate * (one - open)));
+            } else {
+                to_value[first + i] = Vector::cast_from(dx);
+            }
         }
     }
 }
@@ -103,86 +150,110 @@ fn rms_backward<E: Float, W: Size>(
 /// A block of rows' share of the gradient of the weight, `parts [blocks d]`.
 #[cube(launch)]
 fn rms_weight<E: Float, W: Size>(
-    x: &[Vector<E, W>],
+    value: &[Vector<E, W>],
+    gate: &[Vector<E, W>],
     grad: &[Vector<E, W>],
     scales: &[f32],
     parts: &mut [Vector<f32, W>],
     vectors: usize,
+    groups: usize,
+    #[comptime] gated: bool,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS >= parts.len() {
         terminate!();
     }
     let (block, i) = (ABSOLUTE_POS / vectors, ABSOLUTE_POS % vectors);
+    let group = i / (vectors / groups);
     let mut sum = Vector::<f32, W>::new(0.0);
-    for row in block * ROWS..min((block + 1) * ROWS, scales.len()) {
+    for row in block * ROWS..min((block + 1) * ROWS, scales.len() / groups) {
         let at = row * vectors + i;
-        let product = Vector::<f32, W>::cast_from(x[at]) * Vector::cast_from(grad[at]);
-        sum += product * Vector::new(scales[row]);
+        let product = normed::<E, W>(value, gate, at, gated) * Vector::cast_from(grad[at]);
+        sum += product * Vector::new(scales[row * groups + group]);
     }
     parts[ABSOLUTE_POS] = sum;
 }
 
-pub fn forward(x: CubeTensor, weight: CubeTensor, epsilon: f64) -> CubeTensor {
-    let (x, weight) = (into_contiguous(x), into_contiguous(weight));
-    let d = weight.shape().num_elements();
-    let (rows, wide) = (x.shape().num_elements() / d, wide(d));
-    let out = empty_like(&x);
-    let dtype = dtype_to_storage_type(x.dtype);
+/// The norm of `value`, or of `value · silu(gate)`.
+pub fn forward(
+    value: CubeTensor,
+    gate: Option<CubeTensor>,
+    weight: CubeTensor,
+    norm: GroupNorm,
+) -> CubeTensor {
+    let form = Form { gated: gate.is_some(), wide: wide(weight.shape().num_elements() / norm.groups) };
+    let (value, weight) = (into_contiguous(value), into_contiguous(weight));
+    let gate = gate.map_or_else(|| value.clone(), into_contiguous);
+    let parts = value.shape().num_elements() / weight.shape().num_elements() * norm.groups;
+    let out = empty_like(&value);
+    let dtype = dtype_to_storage_type(value.dtype);
     rms_forward::launch(
         &out.client,
-        cube_for_each(rows),
+        cube_for_each(parts),
         CubeDim::new_1d(UNITS as u32),
-        wide,
-        x.into_buffer_arg(),
+        form.wide,
+        value.into_buffer_arg(),
+        gate.into_buffer_arg(),
         weight.into_buffer_arg(),
         out.clone().into_buffer_arg(),
-        epsilon as f32,
-        wide,
+        norm.groups,
+        norm.epsilon as f32,
+        form,
         dtype,
     );
     out
 }
 
-/// Gradients of `x` and of the weight.
+/// Gradients of the value, of the gate where there is one, and of the weight.
 pub fn backward(
-    x: CubeTensor,
+    value: CubeTensor,
+    gate: Option<CubeTensor>,
     weight: CubeTensor,
     grad: CubeTensor,
-    epsilon: f64,
-) -> (CubeTensor, CubeTensor) {
-    let [x, weight, grad] = [x, weight, grad].map(into_contiguous);
+    norm: GroupNorm,
+) -> (CubeTensor, Option<CubeTensor>, CubeTensor) {
+    let [value, weight, grad] = [value, weight, grad].map(into_contiguous);
     let d = weight.shape().num_elements();
-    let (rows, wide, dtype) = (x.shape().num_elements() / d, wide(d), x.dtype);
-    let (out, scales) = (empty_like(&x), empty(&x, [rows], DType::F32));
+    let form = Form { gated: gate.is_some(), wide: wide(d / norm.groups) };
+    let gate = gate.map_or_else(|| value.clone(), into_contiguous);
+    let (rows, dtype) = (value.shape().num_elements() / d, value.dtype);
+    let to_value = empty_like(&value);
+    let to_gate = if form.gated { empty_like(&value) } else { empty(&value, [form.wide], dtype) };
+    let scales = empty(&value, [rows * norm.groups], DType::F32);
     rms_backward::launch(
-        &out.client,
-        cube_for_each(rows),
+        &to_value.client,
+        cube_for_each(rows * norm.groups),
         CubeDim::new_1d(UNITS as u32),
-        wide,
-        x.clone().into_buffer_arg(),
+        form.wide,
+        value.clone().into_buffer_arg(),
+        gate.clone().into_buffer_arg(),
         weight.into_buffer_arg(),
         grad.clone().into_buffer_arg(),
-        out.clone().into_buffer_arg(),
+        to_value.clone().into_buffer_arg(),
+        to_gate.clone().into_buffer_arg(),
         scales.clone().into_buffer_arg(),
-        epsilon as f32,
-        wide,
+        norm.groups,
+        norm.epsilon as f32,
+        form,
         dtype_to_storage_type(dtype),
     );
     let blocks = rows.div_ceil(ROWS);
-    let parts = empty(&x, [blocks * d], DType::F32);
-    let (cubes, dim) = cubes(&x, blocks * d / wide);
+    let parts = empty(&value, [blocks * d], DType::F32);
+    let (cubes, dim) = cubes(&value, blocks * d / form.wide);
     rms_weight::launch(
         &parts.client,
         cubes,
         dim,
-        wide,
-        x.into_buffer_arg(),
+        form.wide,
+        value.into_buffer_arg(),
+        gate.into_buffer_arg(),
         grad.into_buffer_arg(),
         scales.into_buffer_arg(),
         parts.clone().into_buffer_arg(),
-        d / wide,
+        d / form.wide,
+        norm.groups,
+        form.gated,
         dtype_to_storage_type(dtype),
     );
-    (out, sum_of_parts(parts, [d], dtype))
+    (to_value, form.gated.then_some(to_gate), sum_of_parts(parts, [d], dtype))
 }

@@ -1,0 +1,168 @@
+//! The steps of the three stages at the shapes of SmolLM2-135M or Llamba-1B with random weights, teacher and student
+//! in bf16 where the device has it: tokens a second, and the share of the device's peak that the products alone account
+//! for. Prints Markdown.
+//!
+//! ```text
+//! cargo run --release -p mamba-ssd-examples --example training --no-default-features --features cuda
+//! ```
+
+#![allow(clippy::print_stdout)] // an example prints its result
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result};
+use burn::tensor::{DType, Device, FloatDType};
+use clap::{Parser, ValueEnum};
+use mamba_ssd::rope::RotaryConfig;
+use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, MixerConfig};
+use mamba_ssd_models::{Llama, LlamaConfig};
+use mamba_ssd_mohawk::data::Dataset;
+use mamba_ssd_mohawk::{Distillation, Observer, Recipe, StepReport};
+
+#[derive(Parser)]
+struct Args {
+    /// The shape.
+    #[arg(long, value_enum, default_value = "smollm2-135m")]
+    model: Shape,
+    /// Stages of MOHAWK.
+    #[arg(long, value_delimiter = ',', default_values_t = ["matrices".to_string(), "hidden".into(), "logits".into()])]
+    stages: Vec<String>,
+    /// Sequences a step.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Tokens a sequence.
+    #[arg(long, default_value_t = 1024)]
+    length: usize,
+    /// Micro-batches a step is split into.
+    #[arg(long, default_value_t = 1)]
+    accumulation: usize,
+    /// Steps; the median of the second half is printed.
+    #[arg(long, default_value_t = 12)]
+    steps: usize,
+    /// Operations a second that the device does at most; an H100 does 9.89e14 in bf16.
+    #[arg(long, default_value_t = 9.89e14)]
+    peak: f64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    #[value(name = "smollm2-135m")]
+    SmolLm2,
+    #[value(name = "llamba-1b")]
+    Llamba1B,
+    /// For a look on a CPU.
+    Tiny,
+}
+
+/// Width, MLP, layers, heads, key-value heads and vocabulary.
+struct Sizes(usize, usize, usize, usize, usize, usize);
+
+impl Shape {
+    fn sizes(self) -> Sizes {
+        match self {
+            Self::SmolLm2 => Sizes(576, 1536, 30, 9, 3, 49_152),
+            Self::Llamba1B => Sizes(2048, 8192, 16, 32, 8, 128_256),
+            Self::Tiny => Sizes(128, 256, 2, 2, 1, 512),
+        }
+    }
+
+    fn model(self, mixer: MixerConfig) -> LlamaConfig {
+        let Sizes(d_model, d_mlp, layers, .., vocab_size) = self.sizes();
+        LlamaConfig {
+            vocab_size,
+            d_model,
+            d_mlp,
+            mixers: vec![mixer; layers],
+            norm_epsilon: 1e-5,
+            final_norm_epsilon: 1e-5,
+            tie_embeddings: true,
+            lm_head_bias: false,
+            mlp_bias: false,
+            max_position: None,
+            tokens: Default::default(),
+        }
+    }
+
+    fn teacher(self) -> LlamaConfig {
+        let Sizes(d, _, _, heads, kv, _) = self.sizes();
+        let dim = d / heads;
+        let rotary = RotaryConfig::new(dim);
+        self.model(MixerConfig::Attention(AttentionConfig::new(d, heads, kv, dim, rotary)))
+    }
+
+    fn student(self) -> LlamaConfig {
+        let Sizes(d, _, _, heads, ..) = self.sizes();
+        self.model(MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(d, heads, d / heads)))
+    }
+}
+
+/// Seconds of every step.
+#[derive(Default)]
+struct Clock {
+    seconds: Vec<f64>,
+    losses: Vec<f64>,
+}
+
+impl Observer<Llama> for Clock {
+    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        self.seconds.push(report.seconds);
+        self.losses.push(report.loss);
+        ControlFlow::Continue(())
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut device = Device::default();
+    if device.supports_dtype(DType::BF16) {
+        device.configure(FloatDType::BF16).context("the device's default dtype")?;
+    }
+    let device = device.autodiff();
+    let (teacher, student) = (args.model.teacher(), args.model.student());
+    println!(
+        "device {device:?}, teacher {} and student {} parameters, {} x {} tokens a step\n",
+        teacher.n_params(),
+        student.n_params(),
+        args.batch,
+        args.length
+    );
+    let vocabulary = student.vocab_size as u64;
+    let word = |i: u64| (i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % (vocabulary - 1);
+    let documents = (0..args.batch as u64)
+        .map(|row| (0..4 * args.length as u64).map(|i| word(row << 32 | i) as u32).collect::<Vec<u32>>());
+    let data = Dataset::from_documents(documents, vocabulary as u32 - 1)?;
+
+    println!("| stage | ms a step | tokens/s | of peak | losses, first to last | GB reserved |");
+    println!("|---|---:|---:|---:|---:|---:|");
+    for stage in &args.stages {
+        let recipe = Recipe::from_toml(&format!(
+            "name = \"benchmark\"\nseed = 1\n[[stage]]\nkind = \"{stage}\"\ntokens = {}\nlr = 1e-4\nbatch = {}\nseq_len = {}\naccumulation = {}",
+            args.steps * args.batch * args.length,
+            args.batch,
+            args.length,
+            args.accumulation
+        ))?;
+        let (of_teacher, of_student) = (teacher.init(&device), student.init(&device));
+        let mut clock = Clock::default();
+        Distillation::new(&recipe, &data, of_teacher, of_student).run(&mut clock)?;
+        let mut late = clock.seconds.split_off(args.steps / 2);
+        late.sort_by(f64::total_cmp);
+        let seconds = late[late.len() / 2];
+        let tokens = (args.batch * args.length) as f64;
+        let operations = tokens * (2 * teacher.n_params() + 6 * student.n_params()) as f64;
+        let share = if stage == "logits" {
+            format!("{:.0} %", 100.0 * operations / seconds / args.peak)
+        } else {
+            String::new()
+        };
+        let reserved = device.memory_pool_usage().map_or(0.0, |usage| usage.bytes_reserved as f64 / 1e9);
+        let [first, last] = [0, clock.losses.len() - 1].map(|i| clock.losses[i]);
+        println!(
+            "| {stage} | {:.1} | {:.0} | {share} | {first:.3} to {last:.3} | {reserved:.1} |",
+            seconds * 1e3,
+            tokens / seconds
+        );
+        device.memory_cleanup();
+    }
+    Ok(())
+}
