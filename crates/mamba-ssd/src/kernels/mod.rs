@@ -19,6 +19,7 @@ mod flex;
 mod gate;
 mod losses;
 mod ops;
+mod optimize;
 #[cfg(any(feature = "cuda", test))]
 mod product;
 #[cfg(feature = "flex")]
@@ -37,6 +38,7 @@ mod step;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+pub(crate) use optimize::{native_adamw, native_squares};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
 #[cfg(feature = "cuda")]

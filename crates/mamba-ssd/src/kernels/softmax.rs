@@ -93,7 +93,7 @@ fn sum<R: Real>(row: &[R]) -> R {
 }
 
 #[inline(always)]
-fn dot<R: Real>(a: &[R], b: &[R]) -> R {
+pub(super) fn dot<R: Real>(a: &[R], b: &[R]) -> R {
     let mut lanes = [R::default(); LANES];
     let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a.iter().zip(b) {

@@ -1,5 +1,5 @@
 //! The maps beside SSD on every CubeCL backend: convolution, gate, norms, softmax,
-//! rotation, losses.
+//! rotation, losses, and the optimiser's step.
 //!
 //! Each reads its inputs once or twice and writes its results once, computes in f32 and rounds at the end.
 //! Sums over tokens are of parts in a fixed order, without atomics.
@@ -7,6 +7,7 @@
 mod conv;
 mod gate;
 mod losses;
+mod optimize;
 mod reduce;
 mod rms;
 mod rotate;
@@ -28,8 +29,10 @@ pub(in crate::kernels) use reduce::sum_of_parts;
 
 use crate::kernels::losses::{Distance, LossOps};
 use crate::kernels::ops::KernelOps;
+use crate::kernels::optimize::OptimizeOps;
 use crate::kernels::rotate::RotateOps;
 use crate::kernels::rows::{GroupNorm, RowOps};
+use crate::optimize::AdamWRates;
 
 /// Whether a head's step fits the device.
 pub(in crate::kernels) fn step_fits(client: &Client, p: usize, n: usize) -> bool {
@@ -193,5 +196,23 @@ impl RotateOps for CubeBackend {
         frequencies: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         rotate::rotate(x, positions, frequencies)
+    }
+}
+
+impl OptimizeOps for CubeBackend {
+    fn adamw(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        master: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        rates: AdamWRates,
+        separate: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        optimize::adamw([value, gradient, master, first, second], &rates, separate)
+    }
+
+    fn squares(parts: FloatTensor<Self>, tensor: FloatTensor<Self>, offset: usize) -> FloatTensor<Self> {
+        optimize::squares(parts, tensor, offset)
     }
 }
