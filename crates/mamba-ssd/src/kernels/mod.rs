@@ -11,6 +11,8 @@ mod autodiff_layers;
 mod conv;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cube")]
+mod discrete;
 #[cfg(feature = "flex")]
 mod divergence;
 #[cfg(feature = "flex")]
@@ -38,6 +40,8 @@ mod step;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+#[cfg(feature = "cube")]
+pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
 pub(crate) use optimize::{native_adamw, native_squares};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};

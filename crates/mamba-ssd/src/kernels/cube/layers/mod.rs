@@ -5,6 +5,7 @@
 //! Sums over tokens are of parts in a fixed order, without atomics.
 
 mod conv;
+mod discrete;
 mod gate;
 mod losses;
 mod optimize;
@@ -27,6 +28,7 @@ use cubecl::prelude::*;
 #[cfg(feature = "cuda")]
 pub(in crate::kernels) use reduce::sum_of_parts;
 
+use crate::kernels::discrete::{Discrete, DiscreteOps};
 use crate::kernels::losses::{Distance, LossOps};
 use crate::kernels::ops::KernelOps;
 use crate::kernels::optimize::OptimizeOps;
@@ -214,5 +216,36 @@ impl OptimizeOps for CubeBackend {
 
     fn squares(parts: FloatTensor<Self>, tensor: FloatTensor<Self>, offset: usize) -> FloatTensor<Self> {
         optimize::squares(parts, tensor, offset)
+    }
+}
+
+impl DiscreteOps for CubeBackend {
+    fn discrete_forward(
+        projected: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        z_bias: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+        form: Discrete,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = discrete::Inputs { projected, weight, bias, z_bias, d, starts };
+        discrete::forward(inputs, form)
+    }
+
+    fn discrete_backward(
+        projected: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        z_bias: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+        y: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        form: Discrete,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = discrete::Inputs { projected, weight, bias, z_bias, d, starts };
+        let gradients = discrete::backward(inputs, y, grad, form);
+        (gradients.projected, gradients.weight, gradients.bias, gradients.z_bias, gradients.d)
     }
 }

@@ -111,6 +111,7 @@ fn squares_kernel<E: Float, W: Size>(
     parts: &mut [f32],
     offset: usize,
     count: usize,
+    vectors: usize,
     #[comptime] wide: usize,
     #[define(E)] _dtype: ElemType,
 ) {
@@ -123,7 +124,7 @@ fn squares_kernel<E: Float, W: Size>(
     let size = comptime!(PART / wide);
     for round in 0..comptime!(size / UNITS) {
         let at = part * size + round * UNITS + UNIT_POS as usize;
-        if at < values.len() {
+        if at < vectors {
             let x = Vector::<f32, W>::cast_from(values[at]);
             sum += x * x;
         }
@@ -148,6 +149,7 @@ pub fn squares(parts: CubeTensor, values: CubeTensor, offset: usize) -> CubeTens
         parts.clone().into_buffer_arg(),
         offset,
         count.div_ceil(PART),
+        count / wide,
         wide,
         dtype,
     );
