@@ -37,6 +37,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    mamba_ssd::keep_kernels();
     let mut device = Device::default();
     let half = device.supports_dtype(DType::BF16);
     if half {

@@ -113,6 +113,8 @@ impl Observer<Llama> for Clock {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    mamba_ssd::keep_kernels();
     let mut device = Device::default();
     if device.supports_dtype(DType::BF16) {
         device.configure(FloatDType::BF16).context("the device's default dtype")?;

@@ -74,7 +74,12 @@ fn run(
 }
 
 /// Every document of every row by itself.
-fn by_documents(mixer: &DiscreteMamba2, u: &Tensor<3>, documents: &[Vec<usize>; 2], device: &Device) -> Tensor<3> {
+fn by_documents(
+    mixer: &DiscreteMamba2,
+    u: &Tensor<3>,
+    documents: &[Vec<usize>; 2],
+    device: &Device,
+) -> Tensor<3> {
     let rows = documents.iter().enumerate().map(|(row, lengths)| {
         let mut start = 0;
         let outputs = lengths.iter().map(|&length| {
@@ -105,7 +110,10 @@ fn the_fused_mixer_and_its_gradients_equal_the_operations_one_by_one() {
             for (part, (got, want)) in fused.iter().zip(&apart).enumerate() {
                 let error = relative_error(got, want, want);
                 let limit = limit(dtype);
-                assert!(error <= limit, "case {i}, array {part}, {dtype:?}: off by {error:.1e} > {limit:.0e}");
+                assert!(
+                    error <= limit,
+                    "case {i}, array {part}, {dtype:?}: off by {error:.1e} > {limit:.0e}"
+                );
             }
         }
     }

@@ -42,6 +42,8 @@ mod linear;
 mod mixer;
 pub mod norm;
 pub mod optimize;
+#[cfg(feature = "persistence")]
+mod persistence;
 pub mod rope;
 mod segments;
 mod softmax;
@@ -60,6 +62,8 @@ pub use mixer::{
     Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba1,
     Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, Mixing, StateSize,
 };
+#[cfg(feature = "persistence")]
+pub use persistence::keep_kernels;
 pub use segments::Segments;
 pub use softmax::causal_softmax;
 pub use ssd::{

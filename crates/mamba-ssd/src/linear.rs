@@ -87,6 +87,15 @@ fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, form: Form) -> Tenso
     found.expect("burn multiplies everything").reshape(shape)
 }
 
+/// `a b` of stacks of matrices, `a [b h m k]` and `b [b h k n]`.
+pub(crate) fn batched(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "cube")]
+    if let Some(product) = crate::kernels::native_batched(&a, &b) {
+        return product;
+    }
+    a.matmul(b)
+}
+
 fn by_burn(a: Tensor<2>, b: Tensor<2>, form: Form) -> Option<Tensor<2>> {
     Some(match form {
         Form::Plain => a.matmul(b),

@@ -7,6 +7,8 @@
 
 mod autodiff;
 mod autodiff_layers;
+#[cfg(feature = "cube")]
+mod batched;
 #[cfg(feature = "flex")]
 mod conv;
 #[cfg(feature = "cube")]
@@ -41,10 +43,12 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 #[cfg(feature = "cube")]
+pub(crate) use batched::native_batched;
+#[cfg(feature = "cube")]
 pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
-pub(crate) use optimize::{native_adamw, native_squares};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
+pub(crate) use optimize::{native_adamw, native_squares};
 #[cfg(feature = "cuda")]
 pub(crate) use product::native_product;
 pub(crate) use rotate::native_rotate;

@@ -19,6 +19,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
 use super::{CausalConv1d, MatrixMixer, MixerState, Mixing};
+use crate::linear::batched;
 use crate::rope::{RotaryConfig, rotate};
 use crate::{Segments, causal_softmax, project};
 
@@ -168,8 +169,8 @@ impl Attention {
         let k = append(past_k, self.rotated(k, positions.clone()));
         let v = append(past_v, v.swap_dims(1, 2));
         let [keys, values] = [&k, &v].map(|cached| kv_to_heads(cached.clone(), self.config.n_heads));
-        let scores = self.scaled(self.rotated(q, positions)).matmul(keys.transpose());
-        let mixed = causal_softmax(scores, None).matmul(values).swap_dims(1, 2);
+        let scores = batched(self.scaled(self.rotated(q, positions)), keys.transpose());
+        let mixed = batched(causal_softmax(scores, None), values).swap_dims(1, 2);
         (self.output(mixed, u), MixerState::Attention { k, v, conv })
     }
 }
@@ -196,7 +197,7 @@ impl MatrixMixer for Attention {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
         let m = self.mixing_matrix(u.clone(), segments);
         let v = self.values(u.clone(), segments).swap_dims(1, 2);
-        self.output(m.matmul(v).swap_dims(1, 2), u)
+        self.output(batched(m, v).swap_dims(1, 2), u)
     }
 
     fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {

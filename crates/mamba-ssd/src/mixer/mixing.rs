@@ -16,6 +16,7 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor};
 
 use super::skip::add_diagonal;
+use crate::linear::batched;
 use crate::softmax::softmax_from;
 use crate::ssd::{Prepared, groups_to_heads, heads_first, segsum};
 use crate::{Segments, SsdInput};
@@ -63,7 +64,7 @@ impl Mixing {
     ) -> Self {
         let terms: Vec<Ssd> = inputs
             .map(|input| {
-                let Prepared { log_a, b, c, .. } = input.prepare();
+                let Prepared { log_a, b, c, .. } = input.fold_borders();
                 Ssd { log_a, b, c }
             })
             .collect();
@@ -122,7 +123,7 @@ impl Mixing {
                 let q = q.clone().narrow(2, rows.start, rows.len());
                 let k = k.clone().narrow(2, 0, rows.end);
                 let first = first.as_ref().map(|first| first.clone().narrow(1, rows.start, rows.len()));
-                softmax_from(q.matmul(k.transpose()), first)
+                softmax_from(batched(q, k.transpose()), first)
             }
         }
     }
@@ -170,7 +171,7 @@ impl Ssd {
         };
         let b = self.b.clone().narrow(1, 0, rows.end).permute([0, 2, 3, 1]); // b g n end
         let c = heads_first(self.c.clone().narrow(1, rows.start, rows.len())); // b g rows n
-        groups_to_heads::<4, 5>(c.matmul(b), heads, 1) * decay.exp()
+        groups_to_heads::<4, 5>(batched(c, b), heads, 1).cast(decay.dtype()) * decay.exp()
     }
 }
 

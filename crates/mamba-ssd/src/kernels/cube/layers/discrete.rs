@@ -157,8 +157,7 @@ fn close_kernel<E: Float, W: Size>(
     }
     let d = Vector::<f32, W>::new(f32::cast_from(d[v / sizes.p]));
     let z = gate_of::<E, W>(projected, z_bias, token, v, &sizes, biased);
-    let mixed =
-        Vector::<f32, W>::cast_from(y[ABSOLUTE_POS]) + d * Vector::cast_from(x[ABSOLUTE_POS]);
+    let mixed = Vector::<f32, W>::cast_from(y[ABSOLUTE_POS]) + d * Vector::cast_from(x[ABSOLUTE_POS]);
     out[ABSOLUTE_POS] = Vector::cast_from(mixed * z * sigmoid::<W>(z));
 }
 
@@ -526,12 +525,7 @@ pub fn forward(inputs: Inputs, form: Discrete) -> (CubeTensor, CubeTensor) {
 }
 
 /// Gradients, given that of the result and SSD's own result.
-pub fn backward(
-    inputs: Inputs,
-    y: CubeTensor,
-    grad: CubeTensor,
-    form: Discrete,
-) -> Gradients {
+pub fn backward(inputs: Inputs, y: CubeTensor, grad: CubeTensor, form: Discrete) -> Gradients {
     let inputs = inputs.contiguous();
     let (y, grad) = (into_contiguous(y), into_contiguous(grad));
     let plan = Plan::new(&inputs, form);
@@ -563,8 +557,7 @@ pub fn backward(
         dtype,
     );
     let last = zeros(&y, [plan.b, form.heads, form.p, form.n]);
-    let (to_x, to_log, to_b, to_c, _) =
-        CubeBackend::ssd_backward(x, log_a, b, c, state, to_y.clone(), last);
+    let (to_x, to_log, to_b, to_c, _) = CubeBackend::ssd_backward(x, log_a, b, c, state, to_y.clone(), last);
     let [to_x, to_log, to_b, to_c] = [to_x, to_log, to_b, to_c].map(into_contiguous);
 
     let (count, dim) = cubes(&y, plan.units(plan.channels, RUN));
