@@ -29,6 +29,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Hold a model against what another implementation computed with the same weights
     Compare(CompareArgs),
+    /// Compile and tune the kernels that a model needs on a GPU, once for all later runs
+    WarmUp(WarmUpArgs),
     /// Show versions, threads and devices, and whether they work
     Doctor,
 }
@@ -96,6 +98,23 @@ pub struct GenerateArgs {
     /// Seed of the sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+/// Compile and tune a model's kernels.
+#[derive(Debug, Args)]
+pub struct WarmUpArgs {
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Lengths of prompts, in tokens
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [64, 512, 2048])]
+    pub lengths: Vec<usize>,
+    /// Rows of batches
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8])]
+    pub batches: Vec<usize>,
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub device: DeviceChoice,

@@ -413,3 +413,20 @@ fn a_model_without_a_chat_template_is_not_chatted_with() {
     let args = ["generate", "--model", "teacher", "--prompt", "hello", "--chat"];
     assert_refused(&args, folder.path(), &["no chat template", "--chat"]);
 }
+
+#[test]
+fn a_warm_up_runs_every_length_of_every_batch() {
+    let folder = folder();
+    teacher(folder.path());
+    let table =
+        succeeded(&["warm-up", "--model", "teacher", "--lengths", "3,9", "--batches", "1,2"], folder.path());
+    for row in [["1", "3"], ["1", "9"], ["2", "3"], ["2", "9"]] {
+        let cells = |line: &str| line.split_whitespace().take(2).map(str::to_string).collect::<Vec<_>>();
+        assert!(table.lines().any(|line| cells(line) == row), "no row {row:?} in {table}");
+    }
+    assert_refused(
+        &["warm-up", "--model", "teacher", "--lengths", "0"],
+        folder.path(),
+        &["--lengths", "at least 1"],
+    );
+}

@@ -6,3 +6,4 @@ pub mod distill;
 pub mod doctor;
 pub mod generate;
 pub mod inspect;
+pub mod warm_up;
