@@ -6,8 +6,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use mamba_ssd::conv::causal_conv1d;
 use mamba_ssd::norm::NormConfig;
 use mamba_ssd::rope::{RotaryConfig, rotate};
-use mamba_ssd::{Segments, causal_softmax, silu_gate};
-use mamba_ssd_tests::device::{device, dtypes};
+use mamba_ssd::{Segments, causal_softmax, embed, silu_gate};
+use mamba_ssd_tests::device::{backend, device, dtypes};
 use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
@@ -183,6 +183,43 @@ fn the_rotation_and_its_gradient_equal_plain_loops() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn the_gradient_of_an_embedding_adds_up_every_token_of_a_word() {
+    let device = device().autodiff();
+    // On the CPU burn rounds every sum to the dtype.
+    let exact = |dtype: &DType| backend() != "flex" || matches!(dtype, DType::F32 | DType::F64);
+    for dtype in dtypes().into_iter().filter(exact) {
+        // More tokens of one word than a list holds, words that never come, one that comes last.
+        let (words, d, b, t) = (7, 150, 2, 1500);
+        let tokens: Vec<i64> = (0..b * t)
+            .map(|i| {
+                if i + 1 == b * t {
+                    6
+                } else if i % 5 == 0 {
+                    2
+                } else {
+                    4
+                }
+            })
+            .collect();
+        let weight = normals(1, words * d, dtype);
+        let grad = normals(2, b * t * d, dtype);
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(tokens.clone(), [b, t]), &device);
+        let leaf = tensor(&weight, [words, d], dtype, &device).require_grad();
+        let rows = embed(leaf.clone(), ids);
+        let grads = (rows.clone() * tensor(&grad, [b, t, d], dtype, &device)).sum().backward();
+        let (mut want, mut to_weight) = (vec![], vec![0.0; words * d]);
+        for (token, grad) in tokens.iter().zip(grad.chunks(d)) {
+            let first = *token as usize * d;
+            want.extend_from_slice(&weight[first..first + d]);
+            to_weight[first..first + d].iter_mut().zip(grad).for_each(|(sum, grad)| *sum += grad);
+        }
+        assert_eq!(values(rows), want);
+        let got = values(leaf.grad(&grads).expect("a gradient of the weight"));
+        assert_close("gradient of the embedding", dtype, &got, &to_weight);
     }
 }
 

@@ -11,7 +11,9 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::RmsNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, project, project_transposed, silu_gate};
+use mamba_ssd::{
+    Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, project, project_transposed, silu_gate,
+};
 
 use crate::LlamaConfig;
 
@@ -97,7 +99,7 @@ impl Backbone for Llama {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.embedding.forward(tokens)
+        embed(self.embedding.weight.val(), tokens)
     }
 
     fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {

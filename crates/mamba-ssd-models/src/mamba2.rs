@@ -10,7 +10,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::RmsNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments};
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, embed};
 
 use crate::Mamba2LmConfig;
 use crate::llama::head;
@@ -65,7 +65,7 @@ impl Backbone for Mamba2Lm {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.embedding.forward(tokens)
+        embed(self.embedding.weight.val(), tokens)
     }
 
     fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {

@@ -11,7 +11,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::LayerNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, project};
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, project};
 
 use crate::PhiConfig;
 
@@ -92,7 +92,7 @@ impl Backbone for Phi {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.embedding.forward(tokens)
+        embed(self.embedding.weight.val(), tokens)
     }
 
     fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {

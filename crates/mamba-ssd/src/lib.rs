@@ -35,6 +35,7 @@ mod capabilities;
 pub mod conv;
 mod decoder;
 mod divergence;
+mod embedding;
 mod gate;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod kernels;
@@ -53,6 +54,7 @@ pub use backbone::{Backbone, State};
 pub use capabilities::{Capability, capabilities};
 pub use decoder::Decoder;
 pub use divergence::{Divergence, next_token_loss};
+pub use embedding::embed;
 pub use gate::silu_gate;
 #[cfg(feature = "cube")]
 #[doc(hidden)]

@@ -17,6 +17,8 @@ mod cube;
 mod discrete;
 #[cfg(feature = "flex")]
 mod divergence;
+#[cfg(feature = "cube")]
+mod embedding;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
@@ -46,6 +48,8 @@ use burn::tensor::{DType, Device, Int, Tensor};
 pub(crate) use batched::native_batched;
 #[cfg(feature = "cube")]
 pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
+#[cfg(feature = "cube")]
+pub(crate) use embedding::native_embedding;
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
 pub(crate) use optimize::{native_adamw, native_squares};

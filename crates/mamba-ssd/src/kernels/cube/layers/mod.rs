@@ -6,6 +6,7 @@
 
 mod conv;
 mod discrete;
+mod embedding;
 mod gate;
 mod losses;
 mod optimize;
@@ -16,6 +17,7 @@ mod softmax;
 mod step;
 
 use burn::backend::TensorMetadata;
+use burn::backend::ops::ModuleOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
@@ -29,6 +31,7 @@ use cubecl::prelude::*;
 pub(in crate::kernels) use reduce::sum_of_parts;
 
 use crate::kernels::discrete::{Discrete, DiscreteOps};
+use crate::kernels::embedding::EmbeddingOps;
 use crate::kernels::losses::{Distance, LossOps};
 use crate::kernels::ops::KernelOps;
 use crate::kernels::optimize::OptimizeOps;
@@ -247,5 +250,19 @@ impl DiscreteOps for CubeBackend {
         let inputs = discrete::Inputs { projected, weight, bias, z_bias, d, starts };
         let gradients = discrete::backward(inputs, y, grad, form);
         (gradients.projected, gradients.weight, gradients.bias, gradients.z_bias, gradients.d)
+    }
+}
+
+impl EmbeddingOps for CubeBackend {
+    fn embedding_rows(weight: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::embedding(weight, tokens)
+    }
+
+    fn embedding_gradient(
+        grad: FloatTensor<Self>,
+        tokens: IntTensor<Self>,
+        words: usize,
+    ) -> FloatTensor<Self> {
+        embedding::gradient(grad, tokens, words)
     }
 }
