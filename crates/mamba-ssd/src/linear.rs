@@ -44,15 +44,14 @@ pub fn project<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// [`project`] with columns of zeros behind, so that rows are whole units of the native product's copies: `[.. n']`,
+/// [`project`], with columns of zeros behind where the device's native product wants rows of whole units: `[.. n']`,
 /// `n' ≥ n`.
-#[cfg(feature = "cube")]
 pub(crate) fn project_padded<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
     const UNIT: usize = 8;
     let weight = linear.weight.val();
     let [k, n] = weight.dims();
     let missing = n.next_multiple_of(UNIT) - n;
-    if missing == 0 {
+    if missing == 0 || !multiplies_natively(&weight) {
         return project(linear, x);
     }
     let like = (&weight.device(), weight.dtype());
@@ -65,6 +64,15 @@ pub(crate) fn project_padded<const D: usize>(linear: &Linear, x: Tensor<D>) -> T
         }
         None => product,
     }
+}
+
+/// Whether the device has a native product for the weight's dtype.
+#[allow(unused_variables, reason = "without backends")]
+fn multiplies_natively(weight: &Tensor<2>) -> bool {
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    return crate::kernels::product_form(&weight.device(), weight.dtype()).is_some();
+    #[cfg(not(any(feature = "flex", feature = "cube")))]
+    return false;
 }
 
 /// `x Wᵀ` with `weight [n k]`: the head of a model whose embedding serves as head.

@@ -23,6 +23,7 @@ use super::skip::{join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
 #[cfg(feature = "cube")]
 use crate::kernels::{ConvStep, Discrete, DiscreteMixer, StateStep, StepForm, TokenStep};
+use crate::linear::project_padded;
 use crate::norm::wide;
 use crate::{Segments, SsdInput, SsdStep, project, silu_gate, step};
 
@@ -157,7 +158,7 @@ impl DiscreteMamba2 {
     }
 
     fn project(&self, u: Tensor<3>, carried: Option<Tensor<3>>, segments: Option<&Segments>) -> Projected {
-        self.split(project(&self.in_proj, u), carried, segments)
+        self.split(project_padded(&self.in_proj, u), carried, segments)
     }
 
     /// The parts of the input projection's rows, `[b t w]`.
@@ -276,7 +277,7 @@ impl MatrixMixer for DiscreteMamba2 {
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
         let inner = self.config.d_inner();
-        let z = project(&self.in_proj, u).narrow(2, self.config.conv_dim(), inner);
+        let z = project_padded(&self.in_proj, u).narrow(2, self.config.conv_dim(), inner);
         self.gate(join_heads(mixed), z)
     }
 
@@ -297,7 +298,7 @@ impl MatrixMixer for DiscreteMamba2 {
 
     fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let (conv, ssm) = state.into_ssm();
-        let projected = project(&self.in_proj, u);
+        let projected = project_padded(&self.in_proj, u);
         #[cfg(feature = "cube")]
         let (projected, conv, ssm) = match self.token(projected, conv, ssm).run() {
             Ok((y, conv, ssm)) => return (project(&self.out_proj, y), MixerState::Ssm { conv, ssm }),

@@ -26,6 +26,7 @@ use super::step_size::{random_bias, step_size};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
 #[cfg(feature = "cube")]
 use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
+use crate::linear::project_padded;
 use crate::norm::{GatedRmsNorm, NormConfig, wide};
 use crate::{Segments, SsdInput, SsdStep, project, step};
 
@@ -186,7 +187,7 @@ impl Mamba2 {
     }
 
     fn project(&self, u: Tensor<3>, carried: Option<Tensor<3>>, segments: Option<&Segments>) -> Projected {
-        self.split(project(&self.in_proj, u), carried, segments)
+        self.split(project_padded(&self.in_proj, u), carried, segments)
     }
 
     /// The parts of the input projection's rows, `[b t w]`.
@@ -283,7 +284,7 @@ impl MatrixMixer for Mamba2 {
     }
 
     fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
-        let z = project(&self.in_proj, u).narrow(2, 0, self.config.d_inner());
+        let z = project_padded(&self.in_proj, u).narrow(2, 0, self.config.d_inner());
         self.gate(join_heads(mixed), z)
     }
 
@@ -305,7 +306,7 @@ impl MatrixMixer for Mamba2 {
 
     fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let (conv, ssm) = state.into_ssm();
-        let projected = project(&self.in_proj, u);
+        let projected = project_padded(&self.in_proj, u);
         #[cfg(feature = "cube")]
         let (projected, conv, ssm) = match self.native_step(projected.clone(), conv, ssm) {
             Ok((y, conv, ssm)) => {
