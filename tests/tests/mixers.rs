@@ -235,12 +235,9 @@ fn prefill_in_any_pieces_then_steps_equal_forward() {
 
 fn assert_same_state(got: MixerState, want: MixerState) {
     match (got, want) {
-        (
-            MixerState::Attention { k, v, conv },
-            MixerState::Attention { k: want_k, v: want_v, conv: want },
-        ) => {
-            assert_close("keys", k, want_k);
-            assert_close("values", v, want_v);
+        (MixerState::Attention { cache, conv }, MixerState::Attention { cache: want_cache, conv: want }) => {
+            assert_close("keys", cache.k, want_cache.k);
+            assert_close("values", cache.v, want_cache.v);
             assert_eq!(conv.is_some(), want.is_some(), "a window where there is a convolution");
             conv.into_iter()
                 .zip(want)

@@ -9,7 +9,7 @@
 //! row's tokens do not depend on its neighbours.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mamba_ssd::{Backbone, MixerState, State};
+use mamba_ssd::{Backbone, State};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -77,7 +77,7 @@ fn decode<M: Backbone>(
     for position in shortest.. {
         advance(&mut rows, logits, position, &mut on_token);
         if 2 * rows.iter().filter(|row| row.done).count() >= rows.len() {
-            (rows, state) = without_finished(rows, state, &mut outputs, &device);
+            (rows, state) = without_finished(rows, state, &mut outputs);
         }
         if rows.is_empty() {
             break;
@@ -89,13 +89,8 @@ fn decode<M: Backbone>(
 }
 
 /// Moves what finished rows wrote to `outputs`, and shrinks the batch to the others.
-fn without_finished<'a>(
-    rows: Vec<Row<'a>>,
-    state: State,
-    outputs: &mut [Vec<u32>],
-    device: &Device,
-) -> (Vec<Row<'a>>, State) {
-    let kept: Vec<u32> = (0..rows.len()).filter(|&row| !rows[row].done).map(|row| row as u32).collect();
+fn without_finished<'a>(rows: Vec<Row<'a>>, state: State, outputs: &mut [Vec<u32>]) -> (Vec<Row<'a>>, State) {
+    let kept: Vec<usize> = (0..rows.len()).filter(|&row| !rows[row].done).collect();
     let (done, rows): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.done);
     for row in done {
         let index = row.index;
@@ -104,22 +99,7 @@ fn without_finished<'a>(
     if kept.is_empty() {
         return (rows, state);
     }
-    let kept = ints(kept, device);
-    let layers = state.layers.into_iter().map(|layer| select(layer, &kept)).collect();
-    (rows, State { layers })
-}
-
-fn select(state: MixerState, rows: &Tensor<1, Int>) -> MixerState {
-    match state {
-        MixerState::Attention { k, v, conv } => MixerState::Attention {
-            k: k.select(0, rows.clone()),
-            v: v.select(0, rows.clone()),
-            conv: conv.map(|conv| conv.select(0, rows.clone())),
-        },
-        MixerState::Ssm { conv, ssm } => {
-            MixerState::Ssm { conv: conv.select(0, rows.clone()), ssm: ssm.select(0, rows.clone()) }
-        }
-    }
+    (rows, state.select(&kept))
 }
 
 /// Logits `[b v]` after the first `length` tokens of every prompt. The head sees the last token only.

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::{MatrixMixer, Mixer, MixerState, Mixing, Segments};
+use crate::{MatrixMixer, Mixer, MixerState, Mixing, Segments, State};
 
 /// A language model made of an embedding, layers that each hold one mixer, and a head.
 ///
@@ -100,19 +100,5 @@ pub trait Backbone: Module {
         }
         let logits = self.head(hidden.unsqueeze_dim::<3>(1)).squeeze_dim(1);
         (logits, State { layers })
-    }
-}
-
-/// What a model carries from token to token, layer by layer.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// One state per layer.
-    pub layers: Vec<MixerState>,
-}
-
-impl State {
-    /// Bytes held for the whole batch.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(MixerState::bytes).sum()
     }
 }

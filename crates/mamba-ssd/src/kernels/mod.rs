@@ -17,6 +17,8 @@ mod divergence;
 mod flex;
 #[cfg(feature = "flex")]
 mod gate;
+#[cfg(feature = "flex")]
+mod independent;
 mod losses;
 mod ops;
 #[cfg(any(feature = "cuda", test))]
@@ -37,6 +39,8 @@ mod step;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+#[cfg(feature = "flex")]
+pub(crate) use independent::{attend_by_rows, product_by_rows, rows_are_independent};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
 #[cfg(feature = "cuda")]

@@ -4,12 +4,14 @@
 //! projections: `forward(u) = output(M(u) · values(u), u)`. MOHAWK compares those matrices.
 
 mod attention;
+mod cache;
 mod causal_conv;
 mod discrete_mamba2;
 mod mamba1;
 mod mamba2;
 mod mixing;
 mod skip;
+mod state;
 mod step_size;
 
 use burn::module::Module;
@@ -17,11 +19,14 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, AttentionConfig};
+pub use cache::KvCache;
 pub use causal_conv::{Activation, CausalConv1d};
 pub use discrete_mamba2::{DiscreteMamba2, DiscreteMamba2Config};
 pub use mamba1::{Mamba1, Mamba1Config};
 pub use mamba2::{Mamba2, Mamba2Config};
 pub use mixing::Mixing;
+pub(crate) use state::{Append, Select};
+pub use state::{MixerState, StateMap};
 
 use crate::Segments;
 
@@ -55,79 +60,6 @@ pub trait MatrixMixer {
 
     /// Number of heads of the matrix, h.
     fn n_heads(&self) -> usize;
-}
-
-/// What a mixer carries from token to token.
-#[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one per layer, and handles only
-pub enum MixerState {
-    /// A key-value cache, which grows with every token.
-    Attention {
-        /// Keys after rotation, `[b kv t d]`.
-        k: Tensor<4>,
-        /// Values, `[b kv t d]`.
-        v: Tensor<4>,
-        /// Where a convolution stands before the rotation: its last inputs, `[b k-1 c]`.
-        conv: Option<Tensor<3>>,
-    },
-    /// A state of constant size.
-    Ssm {
-        /// The last inputs of the convolution, `[b k-1 c]`.
-        conv: Tensor<3>,
-        /// The SSD state, `[b h p n]`.
-        ssm: Tensor<4>,
-    },
-}
-
-impl MixerState {
-    /// The convolution's window and the SSD state.
-    ///
-    /// # Panics
-    ///
-    /// If this is a key-value cache.
-    pub(crate) fn into_ssm(self) -> (Tensor<3>, Tensor<4>) {
-        match self {
-            Self::Ssm { conv, ssm } => (conv, ssm),
-            Self::Attention { .. } => panic!("an SSM mixer was given the key-value cache of attention"),
-        }
-    }
-
-    /// Keys, values and the convolution's window.
-    ///
-    /// # Panics
-    ///
-    /// If this is an SSM state.
-    pub(crate) fn into_attention(self) -> (Tensor<4>, Tensor<4>, Option<Tensor<3>>) {
-        match self {
-            Self::Attention { k, v, conv } => (k, v, conv),
-            Self::Ssm { .. } => panic!("attention was given the state of an SSM mixer"),
-        }
-    }
-
-    /// Whether it keeps its size from token to token.
-    pub fn is_constant(&self) -> bool {
-        matches!(self, Self::Ssm { .. })
-    }
-
-    /// Rows of the batch.
-    pub fn batch(&self) -> usize {
-        match self {
-            Self::Attention { k, .. } => k.dims()[0],
-            Self::Ssm { ssm, .. } => ssm.dims()[0],
-        }
-    }
-
-    /// Bytes held for the whole batch.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Attention { k, v, conv } => bytes(k) + bytes(v) + conv.as_ref().map_or(0, bytes),
-            Self::Ssm { conv, ssm } => bytes(conv) + bytes(ssm),
-        }
-    }
-}
-
-fn bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
-    tensor.shape().num_elements() * tensor.dtype().size()
 }
 
 /// Configuration of any mixer.
