@@ -27,6 +27,11 @@ impl State {
         self.layers.iter().map(MixerState::bytes).sum()
     }
 
+    /// Bytes that one more token of every row adds.
+    pub fn bytes_per_token(&self) -> usize {
+        self.layers.iter().map(MixerState::bytes_per_token).sum()
+    }
+
     /// Bytes that [`State::fork`] will hold, before it allocates them.
     pub fn fork_bytes(&self, n: usize) -> usize {
         self.bytes().saturating_mul(n)

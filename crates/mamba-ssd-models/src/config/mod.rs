@@ -192,6 +192,18 @@ impl ModelConfig {
         }
     }
 
+    /// Positions that attention has learnt, if a layer is attention and the configuration says; a state space
+    /// model has no such limit.
+    pub fn max_positions(&self) -> Option<usize> {
+        let attends = self.mixers().iter().any(|mixer| mixer.state_size().per_token > 0);
+        let positions = match self {
+            Self::Llama(config) => config.max_position,
+            Self::Phi(config) => config.max_position,
+            Self::Mamba2(_) => None,
+        };
+        positions.filter(|_| attends)
+    }
+
     /// Width of the residual stream, d.
     pub fn d_model(&self) -> usize {
         match self {

@@ -91,6 +91,11 @@ impl MixerState {
         self.measured().bytes
     }
 
+    /// Bytes that one more token of every row adds.
+    pub fn bytes_per_token(&self) -> usize {
+        self.measured().per_token
+    }
+
     fn measured(&self) -> Measure {
         let mut measure = Measure::default();
         self.clone().map(&mut measure);
@@ -103,6 +108,7 @@ impl MixerState {
 struct Measure {
     batch: usize,
     bytes: usize,
+    per_token: usize,
     caches: usize,
 }
 
@@ -116,6 +122,8 @@ impl StateMap for Measure {
     fn cache(&mut self, cache: KvCache) -> KvCache {
         self.caches += 1;
         for cached in [&cache.k, &cache.v] {
+            let [b, kv, _, d] = cached.dims();
+            self.per_token += b * kv * d * cached.dtype().size();
             self.tensor("", cached.clone());
         }
         cache
