@@ -4,12 +4,13 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Int, Tensor};
 use common::{llama, zoo};
 use mamba_ssd::Backbone;
+use mamba_ssd_models::sampling::{Seen, log_probability};
 use mamba_ssd_models::{
     Completion, Engine, EngineOptions, Event, Finish, Model, Request, RequestError, SampleId, Sampling,
-    Tokenizer,
+    Tokenizer, uniform,
 };
 
 fn request(prompt: &[u32], seed: u64) -> Request {
@@ -109,18 +110,21 @@ fn samples_of_a_prompt_share_its_prefill_and_differ() {
     assert!(texts.len() > 5, "{texts:?}");
 }
 
+/// The draw of a token is that of its seed, stream and position.
 #[test]
-fn log_probabilities_are_the_models_own_before_temperature() {
+fn tokens_and_log_probabilities_are_those_of_the_forward_pass() {
     let model = llama("mm");
-    let sample = &complete(&model, &[request(&[4, 8, 2], 1)], EngineOptions::default())[0];
-    let all: Vec<u32> = [4, 8, 2].iter().chain(&sample.tokens).copied().collect();
-    let row: Vec<i64> = all.iter().map(|&token| i64::from(token)).collect();
-    let row = burn::tensor::Tensor::<1, burn::tensor::Int>::from_data(row.as_slice(), &Device::flex());
-    let logits = model.forward(row.unsqueeze(), None);
-    let expected = burn::tensor::activation::log_softmax(logits, 2);
-    for (at, (&token, &found)) in sample.tokens.iter().zip(&sample.log_probabilities).enumerate() {
-        let expected =
-            expected.clone().narrow(1, 2 + at, 1).narrow(2, token as usize, 1).into_scalar::<f32>();
+    let asked = Request { first_stream: 5, ..request(&[4, 8, 2], 1) };
+    let sample = &complete(&model, std::slice::from_ref(&asked), EngineOptions::default())[0];
+    let all: Vec<i64> = asked.prompt.iter().chain(&sample.tokens).map(|&token| i64::from(token)).collect();
+    let all = Tensor::<1, Int>::from_data(all.as_slice(), &Device::flex());
+    let logits = model.forward(all.unsqueeze(), None).narrow(1, 2, sample.tokens.len());
+    let logits: Vec<f32> = logits.into_data().try_into_vec().expect("f32");
+    for (at, logits) in logits.chunks(31).enumerate() {
+        let seen = Seen { prompt: &asked.prompt, new: &sample.tokens[..at] };
+        let token = asked.sampling.choose(&mut logits.to_vec(), seen, uniform(1, 5, at as u64));
+        assert_eq!(token, sample.tokens[at]);
+        let (found, expected) = (sample.log_probabilities[at], log_probability(logits, token));
         assert!((found - expected).abs() < 1e-5, "{found} and {expected} at {at}");
     }
 }
@@ -180,7 +184,6 @@ fn a_sample_ends_at_the_last_position_of_attention() {
 #[test]
 fn a_row_that_goes_wrong_ends_alone() {
     use burn::module::{Module, ModuleMapper, Param};
-    use burn::tensor::Tensor;
     struct Poison;
     impl ModuleMapper for Poison {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -23,6 +23,7 @@ mod names;
 mod path;
 mod reference;
 mod save;
+mod snapshot;
 mod source;
 mod stored;
 
