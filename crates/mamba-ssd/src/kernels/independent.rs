@@ -11,12 +11,16 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::flex::integers;
-use super::real::{Real, add_scaled, dot};
+use super::real::{LANES, Real, add_product, add_scaled, dot, total};
 use super::softmax::softmax;
 use crate::KvCache;
 
-/// Columns of a weight that are computed side by side.
+/// Columns of a weight that one task computes, and that are summed side by side for one row.
 const COLUMNS: usize = 64;
+/// Rows that share what is read of a weight.
+const ROWS: usize = 4;
+/// Columns that are summed side by side for so many rows: as many as stay in registers.
+const NARROW: usize = 16;
 
 /// Operations on one token a row, on Flex.
 #[backend_extension(Flex: cfg(feature = "flex"))]
@@ -125,31 +129,104 @@ fn product<R: Real + burn::tensor::Element + bytemuck::Pod>(
     FlexTensor::from_data(TensorData::new(out, [m, n]))
 }
 
-/// Columns of `x` times some rows of a weight `[n k]`: `out [m columns]`.
+/// `x` times some rows of a weight `[n k]`: `out [m columns]`.
 #[inline(always)]
 fn along_rows<R: Real>(x: &[R], weight: &[R], k: usize, out: &mut [R]) {
     let columns = weight.len() / k;
     for (column, weight) in weight.chunks_exact(k).enumerate() {
-        for (row, x) in x.chunks_exact(k).enumerate() {
-            out[row * columns + column] = dot(x, weight);
+        let (groups, rest) = x.split_at(x.len() / (ROWS * k) * ROWS * k);
+        for (group, x) in groups.chunks_exact(ROWS * k).enumerate() {
+            let sums = dots(x, weight);
+            sums.iter()
+                .enumerate()
+                .for_each(|(row, sum)| out[(group * ROWS + row) * columns + column] = *sum);
+        }
+        for (row, x) in rest.chunks_exact(k).enumerate() {
+            out[(groups.len() / k + row) * columns + column] = dot(x, weight);
         }
     }
 }
 
-/// `x` times some columns of a weight `[k n]`: `out [m columns]`.
+/// [`dot`] of each of four rows with one. Their sums are variables of their own, so that they stay in registers.
+#[inline(always)]
+fn dots<R: Real>(x: &[R], w: &[R]) -> [R; ROWS] {
+    let k = w.len();
+    let [mut s0, mut s1, mut s2, mut s3] = [[R::default(); LANES]; ROWS];
+    let [x0, x1, x2, x3] = [0, 1, 2, 3].map(|row| x[row * k..(row + 1) * k].as_chunks::<LANES>());
+    let (blocks, tail) = w.as_chunks::<LANES>();
+    for ((((w, x0), x1), x2), x3) in blocks.iter().zip(x0.0).zip(x1.0).zip(x2.0).zip(x3.0) {
+        for i in 0..LANES {
+            s0[i] += x0[i] * w[i];
+            s1[i] += x1[i] * w[i];
+            s2[i] += x2[i] * w[i];
+            s3[i] += x3[i] * w[i];
+        }
+    }
+    let mut lanes = [s0, s1, s2, s3];
+    for (lanes, (_, x)) in lanes.iter_mut().zip([x0, x1, x2, x3]) {
+        add_product(&mut lanes[..tail.len()], x, tail);
+    }
+    lanes.map(total)
+}
+
+/// `x` times some columns of a weight `[k n]`: `out [m columns]`. Each number is a sum over the depth, in order.
 #[inline(always)]
 fn over_depth<R: Real>(x: &[R], weight: &[R], [k, n, first, columns]: [usize; 4], out: &mut [R]) {
-    for (x, out) in x.chunks_exact(k).zip(out.chunks_exact_mut(columns)) {
-        let mut sums = [R::default(); COLUMNS];
-        for (x, row) in x.iter().zip(weight.chunks_exact(n)) {
-            let row = &row[first..first + columns];
-            match row.as_array::<COLUMNS>() {
-                Some(row) => sums.iter_mut().zip(row).for_each(|(sum, w)| *sum += *x * *w),
-                None => add_scaled(&mut sums[..columns], *x, row),
+    let lines = || weight.chunks_exact(n).map(|line| &line[first..first + columns]);
+    let groups = x.len() / (ROWS * k) * ROWS;
+    let (grouped, rest) = x.split_at(groups * k);
+    let (to_groups, to_rest) = out.split_at_mut(groups * columns);
+    let whole = if groups > 0 { columns / NARROW } else { 0 };
+    for strip in 0..whole {
+        let start = strip * NARROW;
+        let mut packed = vec![[R::default(); NARROW]; k];
+        for (packed, line) in packed.iter_mut().zip(lines()) {
+            packed.copy_from_slice(&line[start..start + NARROW]);
+        }
+        for (x, out) in grouped.chunks_exact(ROWS * k).zip(to_groups.chunks_exact_mut(ROWS * columns)) {
+            let sums = four_rows(x, &packed);
+            for (sums, out) in sums.iter().zip(out.chunks_exact_mut(columns)) {
+                out[start..start + NARROW].copy_from_slice(sums);
             }
         }
-        out.copy_from_slice(&sums[..columns]);
     }
+    let start = whole * NARROW;
+    for (x, out) in grouped.chunks_exact(k).zip(to_groups.chunks_exact_mut(columns)) {
+        one_row(x, lines().map(|line| &line[start..]), &mut out[start..]);
+    }
+    for (x, out) in rest.chunks_exact(k).zip(to_rest.chunks_exact_mut(columns)) {
+        one_row(x, lines(), out);
+    }
+}
+
+/// One row times lines of a weight, at most [`COLUMNS`] wide.
+#[inline(always)]
+fn one_row<'a, R: Real + 'a>(x: &[R], lines: impl Iterator<Item = &'a [R]>, out: &mut [R]) {
+    let mut sums = [R::default(); COLUMNS];
+    for (x, line) in x.iter().zip(lines) {
+        match line.as_array::<COLUMNS>() {
+            Some(line) => add_scaled(&mut sums, *x, line),
+            None => add_scaled(&mut sums[..line.len()], *x, line),
+        }
+    }
+    out.copy_from_slice(&sums[..out.len()]);
+}
+
+/// Four rows times a packed strip of a weight, `[k NARROW]`.
+#[inline(always)]
+fn four_rows<R: Real>(x: &[R], lines: &[[R; NARROW]]) -> [[R; NARROW]; ROWS] {
+    let k = x.len() / ROWS;
+    let [x0, x1, x2, x3] = [0, 1, 2, 3].map(|row| &x[row * k..(row + 1) * k]);
+    let [mut s0, mut s1, mut s2, mut s3] = [[R::default(); NARROW]; ROWS];
+    for ((((line, x0), x1), x2), x3) in lines.iter().zip(x0).zip(x1).zip(x2).zip(x3) {
+        for i in 0..NARROW {
+            s0[i] += *x0 * line[i];
+            s1[i] += *x1 * line[i];
+            s2[i] += *x2 * line[i];
+            s3[i] += *x3 * line[i];
+        }
+    }
+    [s0, s1, s2, s3]
 }
 
 fn attention<R: Real + burn::tensor::Element + bytemuck::Pod>(

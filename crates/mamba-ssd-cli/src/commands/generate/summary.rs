@@ -29,7 +29,10 @@ impl Summary {
 
     /// Tokens, their rates, the time to the first, and the most memory that was taken.
     pub fn line(&self, usage: Usage) -> String {
-        let first = self.first.map_or("none".into(), |first| duration(first.as_secs_f64()));
+        let first = self.first.map_or("none".into(), |first| match first.as_millis() {
+            0..1000 => format!("{:.1} ms", first.as_secs_f64() * 1e3),
+            _ => duration(first.as_secs_f64()),
+        });
         let memory =
             memory::peak().map_or("not known here".into(), |bytes| format!("{} MB", bytes / 1_000_000));
         format!(
