@@ -124,6 +124,14 @@ pub struct GenerateArgs {
     /// Tokens of a text that are read at once
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
     pub prefill_chunk: usize,
+    /// A smaller model of the same vocabulary, such as a distilled student, whose drafts this one verifies: the same
+    /// greedy text, sooner
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["temperature", "samples", "stop", "batch", "top_k", "top_p",
+        "min_p", "repetition_penalty", "presence_penalty", "log_probabilities"])]
+    pub draft: Option<PathBuf>,
+    /// Tokens to draft before they are verified
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count, requires = "draft")]
+    pub draft_tokens: usize,
     /// Print one JSON object a line: index, prompt, sample, text, tokens, finish, or error
     #[arg(long)]
     pub json: bool,

@@ -145,3 +145,25 @@ fn a_file_without_prompts_is_refused_by_its_line() {
     assert_eq!(neither.status.code(), Some(2));
     assert!(text(&neither.stderr).contains("--prompts"));
 }
+
+#[test]
+fn a_draft_changes_nothing_but_says_what_was_accepted() {
+    let folder = folder();
+    let student = folder.path().join("student").to_string_lossy().into_owned();
+    let mut convert = Command::new(env!("CARGO_BIN_EXE_mamba-ssd"));
+    let converted =
+        convert.args(["convert", &teacher(), &student, "--init", "qkvo"]).output().expect("it starts");
+    assert!(converted.status.success(), "{}", text(&converted.stderr));
+    let prompts = ["--prompt", PROMPTS[0], "--prompt", PROMPTS[2], "--json"];
+    let alone = objects(&answered(&prompts, folder.path()));
+    for draft in [student.as_str(), &teacher()] {
+        let output =
+            generate(&[&prompts, &["--draft", draft, "--draft-tokens", "3"][..]].concat(), folder.path());
+        let line = text(&output.stderr);
+        assert_eq!(objects(&text(&output.stdout)), alone, "{line}");
+        assert!(line.contains("; drafted ") && line.contains(", accepted "), "{line}");
+        assert_eq!(line.contains("accepted 100.0 %"), draft != student, "{line}");
+    }
+    let sampled = generate(&["--prompt", "x", "--draft", &student, "--temperature", "1"], folder.path());
+    assert_eq!(sampled.status.code(), Some(2), "drafts are for greedy texts");
+}

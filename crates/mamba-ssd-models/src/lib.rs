@@ -44,6 +44,7 @@ mod model;
 mod phi;
 mod random;
 pub mod sampling;
+mod speculative;
 mod text_stream;
 mod tokenizer;
 
@@ -59,4 +60,6 @@ pub use model::Model;
 pub use phi::{Phi, PhiBlock, PhiMlp};
 pub use random::uniform;
 pub use sampling::Sampling;
+pub use speculative::{SpeculateOptions, Speculated, speculate};
+pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

@@ -7,7 +7,7 @@ const CONTEXT: usize = 6;
 
 /// The text of tokens that come one at a time. A character may take several of them, and is handed out whole.
 #[derive(Clone, Debug)]
-pub(crate) struct TextStream {
+pub struct TextStream {
     tokens: Vec<u32>,
     /// Where decoding begins.
     prefix: usize,
@@ -17,13 +17,17 @@ pub(crate) struct TextStream {
 
 impl TextStream {
     /// A stream of what follows `prompt`.
-    pub(crate) fn after(prompt: &[u32]) -> Self {
+    pub fn after(prompt: &[u32]) -> Self {
         let tokens = prompt[prompt.len().saturating_sub(CONTEXT)..].to_vec();
         Self { prefix: 0, read: tokens.len(), tokens }
     }
 
     /// The text that this token completes.
-    pub(crate) fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<String, ModelError> {
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer cannot treat the tokens.
+    pub fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<String, ModelError> {
         self.tokens.push(token);
         let text = self.unread(tokenizer)?;
         if text.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) {
@@ -35,7 +39,11 @@ impl TextStream {
     }
 
     /// What is left when no token follows, half a character as the replacement character.
-    pub(crate) fn finish(&self, tokenizer: &Tokenizer) -> Result<String, ModelError> {
+    ///
+    /// # Errors
+    ///
+    /// If the tokenizer cannot treat the tokens.
+    pub fn finish(&self, tokenizer: &Tokenizer) -> Result<String, ModelError> {
         self.unread(tokenizer)
     }
 

@@ -42,6 +42,11 @@ impl History {
         }
     }
 
+    /// Most tokens that are remembered.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
     /// How many tokens [`History::rollback`] can go back.
     pub fn depth(&self) -> usize {
         self.before.len()

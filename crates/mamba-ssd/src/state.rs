@@ -90,6 +90,18 @@ impl State {
         Self { layers: joined.collect() }
     }
 
+    /// The state before the last `tokens` of every row, if it consists of caches alone; parts of constant size have
+    /// forgotten it, see [`History`](crate::History).
+    ///
+    /// # Panics
+    ///
+    /// If a row of a cache has fewer tokens.
+    pub fn without_last(self, tokens: usize) -> Option<Self> {
+        let mut cut = WithoutLast { tokens, forgotten: false };
+        let state = self.map(&mut cut);
+        (!cut.forgotten).then_some(state)
+    }
+
     /// Every part changed, layer by layer.
     pub fn map(self, change: &mut impl StateMap) -> Self {
         Self { layers: self.layers.into_iter().map(|layer| layer.map(change)).collect() }
@@ -111,5 +123,23 @@ impl State {
         let mut find = Find(None);
         self.layers.first()?.clone().map(&mut find);
         find.0
+    }
+}
+
+/// Cuts caches.
+struct WithoutLast {
+    tokens: usize,
+    /// Whether there is a part that cannot be cut.
+    forgotten: bool,
+}
+
+impl StateMap for WithoutLast {
+    fn tensor<const D: usize>(&mut self, _name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
+        self.forgotten = true;
+        tensor
+    }
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache.without_last(self.tokens)
     }
 }

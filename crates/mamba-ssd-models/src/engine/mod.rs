@@ -22,6 +22,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use mamba_ssd::{Backbone, State};
 
 use budget::Budget;
+pub(crate) use request::check_prompt;
 pub use request::{Completion, Event, Finish, Request, RequestError, SampleId};
 use row::{Job, Row};
 
@@ -163,17 +164,9 @@ impl<'a, M: Backbone> Engine<'a, M> {
     }
 
     fn checked(&self, request: Request) -> Result<Arc<Job>, RequestError> {
-        let (found, vocabulary) = (request.prompt.len(), self.model.vocab_size());
         let positions = self.options.max_positions.unwrap_or(usize::MAX);
-        if found == 0 {
-            return Err(RequestError::Empty);
-        }
-        if let Some(position) = request.prompt.iter().position(|&token| token as usize >= vocabulary) {
-            return Err(RequestError::Vocabulary { token: request.prompt[position], position, vocabulary });
-        }
-        if found > positions {
-            return Err(RequestError::TooLong { found, positions });
-        }
+        let found = request.prompt.len();
+        check_prompt(&request.prompt, self.model.vocab_size(), positions)?;
         if !request.stop_strings.is_empty() && self.tokenizer.is_none() {
             return Err(RequestError::StopStrings);
         }
@@ -341,12 +334,12 @@ impl<M: Backbone> Iterator for Engine<'_, M> {
     }
 }
 
-fn ints(tokens: &[u32], device: &Device) -> Tensor<1, Int> {
+pub(crate) fn ints(tokens: &[u32], device: &Device) -> Tensor<1, Int> {
     let tokens: Vec<i64> = tokens.iter().copied().map(i64::from).collect();
     let length = tokens.len();
     Tensor::from_data(TensorData::new(tokens, [length]), device)
 }
 
-fn floats(logits: Tensor<2>) -> Vec<f32> {
+pub(crate) fn floats(logits: Tensor<2>) -> Vec<f32> {
     logits.into_data_as::<f32>().try_into_vec().expect("converted to f32")
 }

@@ -92,6 +92,21 @@ pub enum RequestError {
     StopStrings,
 }
 
+/// Whether a model of so many tokens and positions can read a prompt.
+pub(crate) fn check_prompt(prompt: &[u32], vocabulary: usize, positions: usize) -> Result<(), RequestError> {
+    let found = prompt.len();
+    if found == 0 {
+        return Err(RequestError::Empty);
+    }
+    if let Some(position) = prompt.iter().position(|&token| token as usize >= vocabulary) {
+        return Err(RequestError::Vocabulary { token: prompt[position], position, vocabulary });
+    }
+    if found > positions {
+        return Err(RequestError::TooLong { found, positions });
+    }
+    Ok(())
+}
+
 /// Which sample of which request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SampleId {

@@ -2,6 +2,7 @@
 
 mod output;
 mod prompts;
+mod speculation;
 mod summary;
 
 use std::ops::ControlFlow;
@@ -24,27 +25,43 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let texts = prompts::read(args)?;
     let path = hub::local(&args.model)?;
     let loaded = LanguageModel::load(&path, &args.device.open()?)?;
+    let prompts: Vec<Result<Vec<u32>>> =
+        texts.iter().map(|text| prompts::tokens(args, text, &path, &loaded)).collect();
+    let mut output = Output::new(args, &texts);
+    let missing = match &args.draft {
+        Some(draft) => speculation::run(args, &loaded, draft, prompts, &mut output)?,
+        None => decode(args, &loaded, prompts, &mut output)?,
+    };
+    match missing {
+        0 => Ok(()),
+        missing => bail!("{missing} answers are missing; the reasons stand above"),
+    }
+}
+
+/// All prompts at once. Returns how many answers are missing; the only prompt's error is the command's.
+fn decode(
+    args: &GenerateArgs,
+    loaded: &LanguageModel,
+    prompts: Vec<Result<Vec<u32>>>,
+    output: &mut Output,
+) -> Result<usize> {
     let mut engine =
         Engine::new(&loaded.model, options(args, &loaded.model)).with_tokenizer(&loaded.tokenizer);
-    let mut output = Output::new(args, &texts);
     let mut of_request = Vec::new();
-    let (mut failed, mut open) = (0, true);
-    for (prompt, text) in texts.iter().enumerate() {
-        let tokens = prompts::tokens(args, text, &path, &loaded);
+    let (mut missing, mut open, only) = (0, ControlFlow::Continue(()), prompts.len() == 1);
+    for (prompt, tokens) in prompts.into_iter().enumerate() {
         match tokens.and_then(|tokens| Ok(engine.submit(request(args, tokens, &loaded.eos))?)) {
             Ok(_) => of_request.push(prompt),
-            Err(error) if texts.len() == 1 => return Err(error),
+            Err(error) if only => return Err(error),
             Err(error) => {
-                failed += 1;
-                let why = crate::one_line(&error);
-                note(format_args!("prompt {}: {why}", prompt + 1));
-                open &= output.answer(prompt, 0, Answer::Refused(why)).is_continue();
+                missing += 1;
+                open = output.refuse(prompt, &error);
             }
         }
     }
     let mut summary = Summary::new(Instant::now());
-    while let Some(event) = engine.next().filter(|_| open) {
-        let shown = match event {
+    while let Some(event) = engine.next().filter(|_| open.is_continue()) {
+        open = match event {
             Event::Token { text, .. } => {
                 summary.token();
                 output.piece(&text)
@@ -52,19 +69,15 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             Event::Finished(completion) => {
                 let prompt = of_request[completion.id.request];
                 if let Finish::Failed(why) = &completion.finish {
-                    failed += 1;
+                    missing += 1;
                     note(format_args!("prompt {}: {why}", prompt + 1));
                 }
                 output.answer(prompt, completion.id.sample, Answer::Sample(completion))
             }
         };
-        open = shown == ControlFlow::Continue(());
     }
     note(summary.line(engine.usage()));
-    match failed {
-        0 => Ok(()),
-        failed => bail!("{failed} answers are missing; the reasons stand above"),
-    }
+    Ok(missing)
 }
 
 fn options(args: &GenerateArgs, model: &Model) -> EngineOptions {

@@ -7,7 +7,7 @@ use mamba_ssd_models::{Completion, Finish};
 use serde_json::{Map, Value, json};
 
 use crate::args::GenerateArgs;
-use crate::console::print;
+use crate::console::{note, print};
 
 /// What became of a sample.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Output<'a> {
     early: BTreeMap<(usize, usize), Answer>,
     /// Prompt and sample of the next to print.
     next: (usize, usize),
-    /// Bytes of the only answer that have been printed.
+    /// Bytes of the answer at hand that have been printed.
     printed: usize,
 }
 
@@ -62,6 +62,13 @@ impl<'a> Output<'a> {
         shown(print(text))
     }
 
+    /// That a prompt has no answer, and why.
+    pub fn refuse(&mut self, prompt: usize, error: &anyhow::Error) -> ControlFlow<()> {
+        let why = crate::one_line(error);
+        note(format_args!("prompt {}: {why}", prompt + 1));
+        self.answer(prompt, 0, Answer::Refused(why))
+    }
+
     /// A whole answer.
     pub fn answer(&mut self, prompt: usize, sample: usize, answer: Answer) -> ControlFlow<()> {
         self.early.insert((prompt, sample), answer);
@@ -70,6 +77,7 @@ impl<'a> Output<'a> {
             let last = matches!(answer, Answer::Refused(_)) || sample + 1 == self.samples;
             self.next = if last { (prompt + 1, 0) } else { (prompt, sample + 1) };
             shown(print(self.formed(prompt, sample, &answer)))?;
+            self.printed = 0;
         }
         ControlFlow::Continue(())
     }

@@ -45,7 +45,10 @@ impl Summary {
     }
 }
 
+/// Tokens a second; a dash where none was timed.
 fn rate(tokens: usize, time: Duration) -> String {
-    let rate = tokens as f64 / time.as_secs_f64().max(1e-9);
-    if tokens == 0 { "-".into() } else { format!("{rate:.1}") }
+    if tokens == 0 || time.is_zero() {
+        return "-".into();
+    }
+    format!("{:.1}", tokens as f64 / time.as_secs_f64())
 }
