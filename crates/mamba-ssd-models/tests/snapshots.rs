@@ -5,10 +5,12 @@ mod common;
 use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor};
-use common::{llama, mamba_in_llama, phi, tokens, zoo};
-use mamba_ssd::{Backbone, State};
-use mamba_ssd_models::Model;
-use safetensors::SafeTensors;
+use common::{attention, llama, mamba_in_llama, phi, tokens, zoo};
+use mamba_ssd::rope::RotaryConfig;
+use mamba_ssd::{Backbone, MixerConfig, State};
+use mamba_ssd_models::{LlamaConfig, Model, ModelConfig};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
 
 /// Two rows of different lengths.
 fn ragged(model: &Model) -> State {
@@ -49,6 +51,14 @@ fn the_state_of_another_model_is_refused_by_name() {
     let model = llama("mam");
     model.save_state(&path, &ragged(&model)).expect("written");
     assert_eq!(model.fingerprint(), llama("mam").fingerprint());
+    let turned = |theta| {
+        let mut config = LlamaConfig::transformer(31, 1, attention(24), 40);
+        let mut turned = attention(24);
+        turned.rotary = RotaryConfig::new(6).with_theta(theta);
+        config.mixers = vec![MixerConfig::Attention(turned)];
+        ModelConfig::Llama(config).init(&Device::flex()).fingerprint()
+    };
+    assert_ne!(turned(500.0), turned(501.0), "the same shapes, another rotation");
     for other in [llama("amm"), llama("amma"), phi("mam"), mamba_in_llama("1a1")] {
         let message = refused(&other, &path);
         for part in
@@ -104,4 +114,21 @@ fn a_damaged_state_is_refused_by_the_tensor_that_is_wrong() {
         std::fs::write(&path, &sound[..length]).expect("written");
         refused(&model, &path);
     }
+}
+
+/// Rows without columns take no bytes in a file, so that it may speak of any number of them.
+#[test]
+fn a_state_of_endless_rows_is_refused_before_memory_is_taken() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("state.safetensors");
+    let model = llama("aa");
+    model.save_state(&path, &model.init_state(1, &Device::flex())).expect("written");
+    let sound = std::fs::read(&path).expect("bytes");
+    let (_, header) = SafeTensors::read_metadata(&sound).expect("a header");
+    let endless = || TensorView::new(Dtype::F32, vec![1 << 40, 2, 0, 6], &[]).expect("no bytes");
+    let keys = ["layers.0.k", "layers.0.v", "layers.1.k", "layers.1.v"];
+    let bytes =
+        safetensors::serialize(keys.map(|key| (key, endless())), header.metadata().clone()).expect("bytes");
+    std::fs::write(&path, bytes).expect("written");
+    assert!(refused(&model, &path).contains("`layers.0.padding`"));
 }

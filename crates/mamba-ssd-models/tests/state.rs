@@ -141,7 +141,7 @@ fn any_partition_of_a_prompt_gives_the_logits_of_the_whole() {
             for part in &partition {
                 let (logits, after) = model.prefill(all.clone().narrow(1, at, *part), state);
                 let error = difference(logits, expected.clone().narrow(1, at, *part));
-                assert!(error < 1e-5, "{name}, {rows} rows in {partition:?}: {error} at {at}"); // measured 1.2e-6
+                assert!(error < 1e-5, "{name}, {rows} rows in {partition:?}: {error} at {at}"); // measured 1.6e-6
                 (at, state) = (at + part, after);
             }
         }

@@ -223,7 +223,7 @@ impl StateMap for Reader<'_> {
         }
         let padding = self.padding(rows, columns).unwrap_or_else(|wrong| {
             self.wrong.get_or_insert(wrong);
-            vec![0; rows]
+            Vec::new() // a damaged file may speak of any number of rows
         });
         KvCache { k, v, padding }
     }

@@ -6,7 +6,8 @@
 //!
 //! A prompt is prefilled alone, once, and its state forked into as many rows as are free; a row that has ended makes
 //! room for the next at once. Rows may have any lengths and are never padded where a sum could see it, so a sample
-//! is a function of its request and of [`EngineOptions::prefill_chunk`] alone. On the CPU that holds to the last bit.
+//! is a function of its request and of [`EngineOptions::prefill_chunk`] alone. On the CPU, in f32 and f64, that holds
+//! to the last bit.
 //!
 //! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it.
 

@@ -21,7 +21,7 @@ pub struct Request {
     pub stop_strings: Vec<String>,
     /// Continuations of the prompt, from one prefill.
     pub samples: usize,
-    /// Seed of the draws.
+    /// Seed of the draws. Requests of one seed and stream draw the same numbers.
     pub seed: u64,
     /// Random stream of the first sample; sample i has stream `first_stream + i`.
     pub first_stream: u64,

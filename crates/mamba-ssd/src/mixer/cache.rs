@@ -40,12 +40,13 @@ impl KvCache {
 
     /// Positions of the next `t` tokens, `[b t]`, or `[1 t]` where all rows are alike.
     pub(crate) fn positions(&self, t: usize, device: &Device) -> Tensor<2, Int> {
-        let mut lengths = self.lengths();
-        lengths.dedup();
-        let rows = lengths.len();
-        let rows = if rows == 1 { lengths } else { self.lengths() };
-        let positions = rows.iter().flat_map(|&length| (length..length + t).map(|at| at as i64));
-        Tensor::from_data(TensorData::new(positions.collect(), [rows.len(), t]), device)
+        let lengths = self.lengths();
+        if lengths.windows(2).all(|pair| pair[0] == pair[1]) {
+            let past = lengths.first().map_or(0, |&length| length as i64);
+            return Tensor::<1, Int>::arange(past..past + t as i64, device).unsqueeze();
+        }
+        let positions = lengths.iter().flat_map(|&length| (length..length + t).map(|at| at as i64));
+        Tensor::from_data(TensorData::new(positions.collect(), [lengths.len(), t]), device)
     }
 
     /// The first column that each of `t` tokens sees, `[b t]`; nothing where that is the first of all.

@@ -31,7 +31,7 @@ pub enum MixerState {
 
 /// A change of every part of a state.
 pub trait StateMap {
-    /// Of a part of constant size, whose first axis is the batch. Names are unique in a mixer.
+    /// Of a part of constant size, whose first axis is the batch. Names are unique in a layer.
     fn tensor<const D: usize>(&mut self, name: &'static str, tensor: Tensor<D>) -> Tensor<D>;
 
     /// Of a key-value cache.
@@ -44,7 +44,7 @@ impl MixerState {
         match self {
             Self::Attention { cache, conv } => Self::Attention {
                 cache: change.cache(cache),
-                conv: conv.map(|conv| change.tensor("conv", conv)),
+                conv: conv.map(|conv| change.tensor("qkv_conv", conv)),
             },
             Self::Ssm { conv, ssm } => {
                 Self::Ssm { conv: change.tensor("conv", conv), ssm: change.tensor("ssm", ssm) }
