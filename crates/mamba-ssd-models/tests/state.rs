@@ -3,9 +3,12 @@
 mod common;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use common::{attention, difference, discrete, llama, tokens, zoo};
-use mamba_ssd::{Backbone, History, MixerConfig, State};
-use mamba_ssd_models::{LlamaConfig, Model, ModelConfig};
+use common::{difference, llama, tokens, zoo};
+use mamba_ssd::rope::RotaryConfig;
+use mamba_ssd::{
+    AttentionConfig, Backbone, DiscreteMamba2Config, History, Mamba1Config, Mamba2Config, MixerConfig, State,
+};
+use mamba_ssd_models::{LlamaConfig, Model, ModelConfig, PhiConfig, SpecialTokens};
 
 const PROMPTS: [&[i64]; 4] = [&[4, 8], &[1, 2, 3, 4, 5, 6, 7, 8, 9], &[30], &[6, 6, 6, 6]];
 const NEXT: [[i64; 4]; 5] = [[3, 5, 7, 11], [13, 17, 19, 23], [29, 0, 1, 2], [4, 4, 4, 4], [9, 8, 7, 6]];
@@ -55,20 +58,53 @@ fn rows_of_any_lengths_in_one_batch_are_the_rows_alone_bit_for_bit() {
     }
 }
 
-/// Sums longer than a block of a general product, and a cache longer than one of its small cases.
+/// One model of each mixer, with sums longer than a block of a general product (512).
+fn wide() -> Vec<(&'static str, Model)> {
+    let rotary = || RotaryConfig::new(32);
+    let attention = || AttentionConfig::new(520, 8, 2, 65, rotary());
+    let llama = |mixer: MixerConfig| {
+        let mixers = vec![mixer, MixerConfig::Attention(attention())];
+        ModelConfig::Llama(LlamaConfig { mixers, ..LlamaConfig::transformer(300, 1, attention(), 1100) })
+    };
+    let phi = || PhiConfig {
+        vocab_size: 300,
+        d_model: 520,
+        d_mlp: 1100,
+        mixers: vec![MixerConfig::Attention(attention().with_qkv_bias(true).with_out_bias(true))],
+        norm_epsilon: 1e-5,
+        max_position: None,
+        tokens: SpecialTokens::default(),
+    };
+    let discrete = DiscreteMamba2Config::new(520, 8, 48);
+    let grouped = Mamba2Config::new(520).with_d_state(40).with_headdim(65).with_ngroups(2);
+    vec![
+        ("discrete Mamba-2", llama(MixerConfig::DiscreteMamba2(discrete))),
+        ("Mamba-2", llama(MixerConfig::Mamba2(grouped))),
+        ("Mamba-1", llama(MixerConfig::Mamba1(Mamba1Config::new(520, 520, 104).with_d_state(8)))),
+        ("Phi", ModelConfig::Phi(phi())),
+    ]
+    .into_iter()
+    .map(|(name, config)| (name, config.init(&Device::flex())))
+    .collect()
+}
+
+/// Also rows by the dozen, and a cache longer than a small case of a general product.
 #[test]
 fn neighbours_change_no_bit_of_a_wide_model_with_a_long_cache() {
-    let mixers = vec![MixerConfig::DiscreteMamba2(discrete(24)), MixerConfig::Attention(attention(24))];
-    let config = LlamaConfig { mixers, ..LlamaConfig::transformer(31, 1, attention(24), 1100) };
-    let model = ModelConfig::Llama(config).init(&Device::flex());
-    let long: Vec<i64> = (0..300).map(|i| (i * 7 + 1) % 31).collect();
-    let [short, long] = [prefilled(&model, PROMPTS[1]), prefilled(&model, &long)];
-    let expected = alone(&model, short.clone(), NEXT.iter().map(|next| next[0]));
-    let mut together = State::concat(vec![long.clone(), short, long]);
-    for (next, expected) in NEXT.iter().zip(expected) {
-        let (logits, after) = model.step(ints(&[next[1], next[0], next[2]]), together);
-        together = after;
-        assert_eq!(bits(logits.narrow(0, 1, 1)), expected);
+    let long: Vec<i64> = (0..150).map(|i| (i * 7 + 1) % 31).collect();
+    for (name, model) in wide() {
+        let [short, long] = [prefilled(&model, PROMPTS[1]), prefilled(&model, &long)];
+        let expected = alone(&model, short.clone(), NEXT[..3].iter().map(|next| next[0]));
+        for copies in [1, 6, 40] {
+            let mut together = State::concat(vec![long.clone().fork(copies), short.clone()]);
+            for (next, expected) in NEXT.iter().zip(&expected) {
+                let tokens: Vec<i64> =
+                    (0..copies as i64).map(|row| (next[1] + row) % 31).chain([next[0]]).collect();
+                let (logits, after) = model.step(ints(&tokens), together);
+                together = after;
+                assert_eq!(bits(logits.narrow(0, copies, 1)), *expected, "{name} beside {copies}");
+            }
+        }
     }
 }
 
