@@ -1,7 +1,7 @@
 //! A run in one file: weights, optimiser, schedule position and data cursor.
 //!
-//! `checkpoint.safetensors` holds `student/PATH`, `first/PATH` and `second/PATH` (AdamW's moments)
-//! by module path in their own dtype, and a JSON header under the metadata key `mohawk`. There is
+//! `checkpoint.safetensors` holds `student/PATH`, `first/PATH` and `second/PATH` (AdamW's moments), and
+//! `master/PATH` where the student is in half precision, by module path in their own dtype, and a JSON header under the metadata key `mohawk`. There is
 //! no random state to save: the order of the data follows from (seed, epoch), and nothing else
 //! draws numbers. The file is replaced in one rename, so a run killed at any instant finds either
 //! the previous checkpoint or the new one.
@@ -13,6 +13,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
+use mamba_ssd::optimize::AdamWState;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ use crate::data::{Cursor, Dataset};
 use crate::error::MohawkError;
 use crate::files;
 use crate::observer::StageReport;
-use crate::optim::{AdamW, AdamWConfig, Moments};
+use crate::optim::{AdamW, AdamWConfig};
 use crate::parameters::{self, Parameter};
 use crate::recipe::{Recipe, StageRecipe};
 
@@ -28,7 +29,7 @@ use crate::recipe::{Recipe, StageRecipe};
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
 
 const HEADER: &str = "mohawk";
-const GROUPS: [&str; 3] = ["student", "first", "second"];
+const GROUPS: [&str; 4] = ["student", "first", "second", "master"];
 
 /// How far a run has come.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -116,9 +117,12 @@ fn entries<S: Module>(student: &S, optimizer: &AdamW) -> Vec<Entry> {
         let mut add = |group: &str, value: Tensor<1>| {
             entries.push(Entry { name: format!("{group}/{path}"), shape: shape.clone(), value });
         };
-        if let Some(moments) = optimizer.moments().get(&path) {
-            add(GROUPS[1], moments.first.clone());
-            add(GROUPS[2], moments.second.clone());
+        if let Some(state) = optimizer.states().get(&path) {
+            add(GROUPS[1], state.first.clone());
+            add(GROUPS[2], state.second.clone());
+            if let Some(master) = &state.master {
+                add(GROUPS[3], master.clone());
+            }
         }
         add(GROUPS[0], value);
     }
@@ -245,14 +249,15 @@ impl Store {
     }
 
     fn optimizer<S: Module>(&mut self, student: &S, config: AdamWConfig, steps: usize) -> AdamW {
-        let mut moments = BTreeMap::new();
+        let mut states = BTreeMap::new();
         for Parameter { path, value, .. } in parameters::parameters(student) {
-            let both = (self.take(GROUPS[1], &path), self.take(GROUPS[2], &path));
-            if let (Some(first), Some(second)) = both {
-                moments.insert(path, Moments { first: flat(first, &value), second: flat(second, &value) });
+            let mut take = |group| self.take(group, &path).map(|data| flat(data, &value));
+            if let (Some(first), Some(second)) = (take(GROUPS[1]), take(GROUPS[2])) {
+                let master = take(GROUPS[3]);
+                states.insert(path, AdamWState { master, first, second });
             }
         }
-        AdamW::restore(config, steps, moments)
+        AdamW::restore(config, steps, states)
     }
 
     fn check_empty(&self, file: &Path) -> Result<(), MohawkError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
+use mamba_ssd::optimize::Squares;
 
 use crate::error::MohawkError;
 use crate::parameters;
@@ -73,10 +74,10 @@ impl Reading {
     ) -> Result<Self, MohawkError> {
         let count = terms.len();
         let dtype = terms.first().expect("a loss of at least one term").dtype();
-        let squares = gradients.0.values().map(|g| crate::loss::widen(g.clone()).square().sum().cast(dtype));
-        let all: Vec<Tensor<1>> = terms.into_iter().chain(squares).collect();
+        let squares = Squares::of(gradients.0.values());
+        let all = terms.into_iter().chain([squares.parts.clone().cast(dtype)]).collect();
         let mut values: Vec<f64> = Tensor::cat(all, 0).into_data().iter::<f64>().collect();
-        let squares = values.split_off(count);
+        let squares = squares.sums(&values.split_off(count));
         let named_terms = values.iter().enumerate().map(|(term, &value)| (name(term), value));
         let named_squares = gradients.paths().zip(&squares);
         let named_squares = named_squares.map(|(path, &value)| (format!("the gradient of {path}"), value));

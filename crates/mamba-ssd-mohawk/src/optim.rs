@@ -6,18 +6,17 @@
 //! ```
 //!
 //! λ acts on matrices (linear layers and embeddings), not on convolutions, norms, biases, D or any
-//! other vector. Moments are kept by module path in f32 or wider, so that they are restored bit by
-//! bit into a freshly built module; burn's own AdamW keys its state by parameter identity, which a
+//! other vector. Moments are kept by module path in f32 or wider, and so is a parameter that the model
+//! itself holds in half precision, so that they are restored bit by bit into a freshly built module; burn's own AdamW keys its state by parameter identity, which a
 //! freshly built module does not share, and clips per tensor instead of by the global norm.
 
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use mamba_ssd::optimize::{AdamWRates, AdamWState, adamw};
 use serde::{Deserialize, Serialize};
 
 use crate::gradients::GradientSum;
-use crate::loss::widen;
 use crate::parameters::replace;
 
 /// Constants of AdamW; the defaults are the papers', `clip` excepted, which they do not give.
@@ -54,32 +53,17 @@ impl AdamWConfig {
 pub(crate) struct AdamW {
     config: AdamWConfig,
     steps: usize,
-    moments: BTreeMap<String, Moments>,
-}
-
-/// Flat moments of one parameter.
-#[derive(Clone, Debug)]
-pub(crate) struct Moments {
-    pub first: Tensor<1>,
-    pub second: Tensor<1>,
-}
-
-/// The scalars of one step.
-struct Rates {
-    lr: f64,
-    scale: f64,
-    first_correction: f64,
-    second_correction: f64,
+    states: BTreeMap<String, AdamWState>,
 }
 
 impl AdamW {
     /// An optimiser that has seen nothing yet.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, steps: 0, moments: BTreeMap::new() }
+        Self { config, steps: 0, states: BTreeMap::new() }
     }
 
-    pub(crate) fn restore(config: AdamWConfig, steps: usize, moments: BTreeMap<String, Moments>) -> Self {
-        Self { config, steps, moments }
+    pub(crate) fn restore(config: AdamWConfig, steps: usize, states: BTreeMap<String, AdamWState>) -> Self {
+        Self { config, steps, states }
     }
 
     /// Number of steps taken.
@@ -87,8 +71,9 @@ impl AdamW {
         self.steps
     }
 
-    pub(crate) fn moments(&self) -> &BTreeMap<String, Moments> {
-        &self.moments
+    /// Moments and masters by path.
+    pub(crate) fn states(&self) -> &BTreeMap<String, AdamWState> {
+        &self.states
     }
 
     /// Takes one step on every parameter that has a gradient, with the gradients times `scale`.
@@ -100,39 +85,24 @@ impl AdamW {
         scale: f64,
     ) -> M {
         self.steps += 1;
+        let AdamWConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
         let t = self.steps as f64;
-        let rates = Rates {
-            lr,
+        let rates = AdamWRates {
+            betas: [beta1, beta2],
+            epsilon,
             scale,
-            first_correction: 1.0 - self.config.beta1.powf(t),
-            second_correction: 1.0 - self.config.beta2.powf(t),
+            rate: lr / (1.0 - beta1.powf(t)),
+            correction: 1.0 - beta2.powf(t),
+            decay: 0.0,
         };
         replace(module, |path, shape, value| {
             let gradient = gradients.take(path)?;
-            let decay = if is_matrix(path, shape) { lr * self.config.weight_decay } else { 0.0 };
-            let dtype = value.dtype();
-            let delta = self.delta(path, widen(gradient), &rates);
-            let value = widen(value);
-            let value = if decay == 0.0 { value } else { value.mul_scalar(1.0 - decay) };
-            Some((value - delta).cast(dtype))
+            let decay = if is_matrix(path, shape) { lr * weight_decay } else { 0.0 };
+            let state = self.states.remove(path).unwrap_or_else(|| AdamWState::new(&value));
+            let (value, state) = adamw(value, gradient, state, &AdamWRates { decay, ..rates });
+            self.states.insert(path.to_string(), state);
+            Some(value)
         })
-    }
-
-    /// Updates the moments of a parameter and returns lr · m̂ / (√v̂ + ε).
-    fn delta(&mut self, path: &str, gradient: Tensor<1>, rates: &Rates) -> Tensor<1> {
-        let AdamWConfig { beta1, beta2, epsilon, .. } = self.config;
-        let fresh_first = gradient.clone().mul_scalar((1.0 - beta1) * rates.scale);
-        let fresh_second = gradient.square().mul_scalar((1.0 - beta2) * rates.scale * rates.scale);
-        let (first, second) = match self.moments.remove(path) {
-            Some(old) => {
-                (old.first.mul_scalar(beta1) + fresh_first, old.second.mul_scalar(beta2) + fresh_second)
-            }
-            None => (fresh_first, fresh_second),
-        };
-        let root = second.clone().div_scalar(rates.second_correction).sqrt().add_scalar(epsilon);
-        let delta = first.clone().mul_scalar(rates.lr / rates.first_correction) / root;
-        self.moments.insert(path.to_string(), Moments { first, second });
-        delta
     }
 }
 

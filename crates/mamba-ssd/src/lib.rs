@@ -42,6 +42,7 @@ mod kernels;
 mod linear;
 mod mixer;
 pub mod norm;
+pub mod optimize;
 pub mod rope;
 mod segments;
 mod softmax;

@@ -48,6 +48,29 @@ pub fn project<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
     }
 }
 
+/// [`project`] with columns of zeros behind, so that rows are whole units of the native product's copies: `[.. n']`,
+/// `n' ≥ n`.
+#[cfg(feature = "cube")]
+pub(crate) fn project_padded<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    const UNIT: usize = 8;
+    let weight = linear.weight.val();
+    let [k, n] = weight.dims();
+    let missing = n.next_multiple_of(UNIT) - n;
+    if missing == 0 {
+        return project(linear, x);
+    }
+    let like = (&weight.device(), weight.dtype());
+    let zeros = Tensor::zeros([k, missing], like);
+    let product = product(x, Tensor::cat(vec![weight.clone(), zeros], 1), Form::Plain);
+    match &linear.bias {
+        Some(bias) => {
+            let bias = Tensor::cat(vec![bias.val(), Tensor::zeros([missing], like)], 0);
+            product + bias.unsqueeze()
+        }
+        None => product,
+    }
+}
+
 /// `x Wᵀ` with `weight [n k]`: the head of a model whose embedding serves as head.
 ///
 /// # Shapes

@@ -11,12 +11,14 @@ use super::divergence::{Pair, next_token, next_token_backward};
 use super::gate;
 use super::losses::{Distance, LossOps};
 use super::ops::{KernelOps, SsdOps};
+use super::optimize::{OptimizeOps, adamw_on_slices, squares_of_slice};
 use super::real::Real;
 use super::rms::Rms;
 use super::rotate::{self, RotateOps};
 use super::rows::{GroupNorm, RowOps};
 use super::scan::{Head, HeadGradients};
 use super::softmax::Rows;
+use crate::optimize::AdamWRates;
 
 /// Runs `$body` with `$type` bound to the element type of `$tensor`.
 macro_rules! with_real {
@@ -406,6 +408,37 @@ impl RotateOps for Flex {
             let turned =
                 rotate::on_slices::<R>(x.storage(), &positions, frequencies.storage(), [heads, d]);
             FlexTensor::from_data(TensorData::new(turned, shape))
+        })
+    }
+}
+
+impl OptimizeOps for Flex {
+    fn adamw(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        _master: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        rates: AdamWRates,
+        _separate: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [value, gradient, first, second] =
+            [value, gradient, first, second].map(|tensor| tensor.to_contiguous());
+        with_real!(value, R => {
+            let moments = [first.storage::<R>(), second.storage::<R>()];
+            let [value, first, second] =
+                adamw_on_slices(value.storage::<R>(), gradient.storage::<R>(), moments, &rates).map(row);
+            (value.clone(), value, first, second)
+        })
+    }
+
+    fn squares(parts: FloatTensor<Self>, tensor: FloatTensor<Self>, offset: usize) -> FloatTensor<Self> {
+        let (parts, tensor) = (parts.to_contiguous(), tensor.to_contiguous());
+        with_real!(tensor, R => {
+            let mut all = parts.storage::<R>().to_vec();
+            let sums = squares_of_slice(tensor.storage::<R>());
+            all[offset..offset + sums.len()].copy_from_slice(&sums);
+            row(all)
         })
     }
 }

@@ -11,6 +11,8 @@ mod autodiff_layers;
 mod conv;
 #[cfg(feature = "cube")]
 mod cube;
+#[cfg(feature = "cube")]
+mod discrete;
 #[cfg(feature = "flex")]
 mod divergence;
 #[cfg(feature = "flex")]
@@ -21,6 +23,7 @@ mod gate;
 mod independent;
 mod losses;
 mod ops;
+mod optimize;
 #[cfg(any(feature = "cuda", test))]
 mod product;
 #[cfg(feature = "flex")]
@@ -39,10 +42,13 @@ mod step;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+#[cfg(feature = "cube")]
+pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
 #[cfg(feature = "flex")]
 pub(crate) use independent::{attend_by_rows, product_by_rows, rows_are_independent};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
+pub(crate) use optimize::{native_adamw, native_squares};
 #[cfg(feature = "cuda")]
 pub(crate) use product::native_product;
 pub(crate) use rotate::native_rotate;

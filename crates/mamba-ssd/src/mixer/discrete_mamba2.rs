@@ -22,7 +22,7 @@ use burn::tensor::{Device, Tensor};
 use super::skip::{join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
 #[cfg(feature = "cube")]
-use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
+use crate::kernels::{ConvStep, Discrete, DiscreteMixer, StateStep, StepForm, TokenStep};
 use crate::norm::wide;
 use crate::{Segments, SsdInput, SsdStep, project, silu_gate, step};
 
@@ -229,8 +229,37 @@ fn log_decay<const D: usize>(a_log: Tensor<D>) -> Tensor<D> {
     log_sigmoid(-a_log.cast(wide))
 }
 
+#[cfg(feature = "cube")]
+impl DiscreteMamba2 {
+    /// The whole mixer around one native operation, where the device has it for this mixer.
+    fn native_forward(&self, u: &Tensor<3>, segments: Option<&Segments>) -> Option<Tensor<3>> {
+        let config = &self.config;
+        let form = Discrete {
+            heads: config.n_heads,
+            p: config.headdim(),
+            groups: config.groups(),
+            n: config.d_state,
+            z_bias: self.z_bias.is_some(),
+        };
+        let mixer = DiscreteMixer {
+            weight: self.conv1d.weight.val(),
+            bias: self.conv1d.bias.as_ref().map(|bias| bias.val()),
+            z_bias: self.z_bias.as_ref().map(|bias| bias.val()),
+            d: self.d.val(),
+            starts: segments.map(Segments::starts),
+            in_proj: &self.in_proj,
+        };
+        let fits = config.activation == Activation::Identity && mixer.is_of(u.dtype());
+        (fits && form.fits(&u.device(), u.dtype())).then(|| project(&self.out_proj, mixer.run(u, form)))
+    }
+}
+
 impl MatrixMixer for DiscreteMamba2 {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
+        #[cfg(feature = "cube")]
+        if let Some(y) = self.native_forward(&u, segments) {
+            return y;
+        }
         let projected = self.project(u, None, segments);
         let (y, _) = self.scan(projected.input);
         self.gate(join_heads(y), projected.z)

@@ -145,6 +145,7 @@ impl Map {
             totals.into_buffer_arg(),
             initial.into_buffer_arg(),
             last.clone().into_buffer_arg(),
+            self.batch * self.heads,
             spans,
             self.p * self.n,
             reverse,

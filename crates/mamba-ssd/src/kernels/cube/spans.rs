@@ -46,14 +46,15 @@ pub(super) fn carry(
     totals: &[f32],
     initial: &[f32],
     last: &mut [f32],
+    heads: usize,
     spans: usize,
     size: usize,
     #[comptime] reverse: bool,
 ) {
-    if ABSOLUTE_POS >= initial.len() {
+    let (index, element) = (ABSOLUTE_POS / size, ABSOLUTE_POS % size);
+    if index >= heads {
         terminate!();
     }
-    let (index, element) = (ABSOLUTE_POS / size, ABSOLUTE_POS % size);
     let mut state = initial[ABSOLUTE_POS];
     for i in 0..spans {
         let span = if reverse { spans - 1 - i } else { i };

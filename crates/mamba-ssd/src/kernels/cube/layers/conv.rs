@@ -21,6 +21,7 @@ const LONG_RUN: usize = 128;
 /// Sizes of the convolution: `window [b k-1+t c]`, in vectors of channels.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Sizes {
+    b: usize,
     t: usize,
     vectors: usize,
 }
@@ -41,7 +42,7 @@ fn place(at: usize, length: usize, sizes: &Sizes, #[comptime] run: usize) -> Pla
 
 /// Weights of every tap of a unit's channels, the current token's first.
 #[cube]
-fn taps<E: Float, W: Size>(
+pub fn taps<E: Float, W: Size>(
     weight: &[E], // c k
     vector: usize,
     #[comptime] k: usize,
@@ -75,7 +76,7 @@ fn conv_forward<E: Float, I: Int, W: Size>(
     #[define(I)] _index: ElemType,
 ) {
     let place = place(ABSOLUTE_POS, sizes.t, &sizes, RUN);
-    if place.batch >= reach.len() / sizes.t {
+    if place.batch >= sizes.b {
         terminate!();
     }
     let taps = taps::<E, W>(weight, place.vector, k, wide);
@@ -108,7 +109,7 @@ fn conv_window<E: Float, I: Int, W: Size>(
 ) {
     let rows = sizes.t + k - 1;
     let place = place(ABSOLUTE_POS, rows, &sizes, RUN);
-    if place.batch >= reach.len() / sizes.t {
+    if place.batch >= sizes.b {
         terminate!();
     }
     let taps = taps::<E, W>(weight, place.vector, k, wide);
@@ -142,10 +143,10 @@ fn conv_weight<E: Float, I: Int, W: Size>(
     #[define(E)] _dtype: ElemType,
     #[define(I)] _index: ElemType,
 ) {
-    if ABSOLUTE_POS >= biases.len() {
+    let place = place(ABSOLUTE_POS, sizes.t, &sizes, LONG_RUN);
+    if place.batch >= sizes.b {
         terminate!();
     }
-    let place = place(ABSOLUTE_POS, sizes.t, &sizes, LONG_RUN);
     let mut sums = Array::<Vector<f32, W>>::new(k);
     #[unroll]
     for i in 0..k {
@@ -192,7 +193,7 @@ impl Plan {
     }
 
     fn sizes(&self) -> SizesLaunch {
-        SizesLaunch::new(self.t, self.c / self.wide)
+        SizesLaunch::new(self.b, self.t, self.c / self.wide)
     }
 
     fn units(&self, length: usize, run: usize) -> usize {

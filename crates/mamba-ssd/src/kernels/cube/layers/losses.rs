@@ -31,17 +31,18 @@ fn divergence_forward<E: Float, W: Size>(
     teacher: &[Vector<E, W>], // r v
     losses: &mut [f32],       // r
     sums: &mut [f32],         // 3 r
+    rows: usize,
+    vectors: usize,
     softness: Softness,
     #[comptime] kind: Kind,
     #[comptime] wide: usize,
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (row, rows) = (CUBE_POS, losses.len());
+    let row = CUBE_POS;
     if row >= rows {
         terminate!();
     }
-    let vectors = student.len() / rows;
     let first = row * vectors;
     let sum_q = log_sum_exp::<E, W>(student, first, vectors, softness.student, &mut parts, wide);
     let sum_p = log_sum_exp::<E, W>(teacher, first, vectors, softness.teacher, &mut parts, wide);
@@ -87,15 +88,16 @@ fn divergence_backward<E: Float, W: Size>(
     sums: &[f32],
     grad: &[f32],
     out: &mut [Vector<E, W>],
+    rows: usize,
+    vectors: usize,
     softness: Softness,
     #[comptime] kind: Kind,
     #[define(E)] _dtype: ElemType,
 ) {
-    let (row, rows) = (CUBE_POS, grad.len());
+    let row = CUBE_POS;
     if row >= rows {
         terminate!();
     }
-    let vectors = student.len() / rows;
     let first = row * vectors;
     let (sum_q, sum_p) = (sums[row], sums[rows + row]);
     let expectation = Vector::<f32, W>::new(sums[2 * rows + row]);
@@ -127,16 +129,17 @@ fn next_token_forward<E: Float, I: Int, W: Size>(
     targets: &[I],           // r
     losses: &mut [f32],      // r
     sums: &mut [f32],        // r
+    rows: usize,
+    vectors: usize,
     #[comptime] wide: usize,
     #[define(E)] _dtype: ElemType,
     #[define(I)] _index: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
     let row = CUBE_POS;
-    if row >= losses.len() {
+    if row >= rows {
         terminate!();
     }
-    let vectors = logits.len() / losses.len();
     let first = row * vectors;
     let sum = log_sum_exp::<E, W>(logits, first, vectors, f32::new(1.0), &mut parts, wide);
     let target = usize::cast_from(targets[row]);
@@ -161,15 +164,16 @@ fn next_token_backward<E: Float, I: Int, W: Size>(
     sums: &[f32],
     grad: &[f32],
     out: &mut [Vector<E, W>],
+    rows: usize,
+    vectors: usize,
     #[comptime] wide: usize,
     #[define(E)] _dtype: ElemType,
     #[define(I)] _index: ElemType,
 ) {
     let row = CUBE_POS;
-    if row >= grad.len() {
+    if row >= rows {
         terminate!();
     }
-    let vectors = logits.len() / grad.len();
     let first = row * vectors;
     let target = usize::cast_from(targets[row]);
     let scale = grad[row];
@@ -254,6 +258,8 @@ pub fn divergence(student: CubeTensor, teacher: CubeTensor, distance: Distance) 
         teacher.into_buffer_arg(),
         losses.clone().into_buffer_arg(),
         sums.clone().into_buffer_arg(),
+        rows,
+        v / wide,
         softness(&distance),
         distance.kind(),
         wide,
@@ -272,18 +278,20 @@ pub fn divergence_gradient(
 ) -> CubeTensor {
     let [student, teacher, sums, grad] = [student, teacher, sums, grad].map(into_contiguous);
     let [rows, v] = student.shape().dims();
-    let out = empty_like(&student);
+    let (out, wide) = (empty_like(&student), wide(v));
     let dtype = dtype_to_storage_type(student.dtype);
     divergence_backward::launch(
         &out.client,
         cube_for_each(rows),
         CubeDim::new_1d(UNITS as u32),
-        wide(v),
+        wide,
         student.into_buffer_arg(),
         teacher.into_buffer_arg(),
         sums.into_buffer_arg(),
         grad.into_buffer_arg(),
         out.clone().into_buffer_arg(),
+        rows,
+        v / wide,
         softness(&distance),
         distance.kind(),
         dtype,
@@ -307,6 +315,8 @@ pub fn next_token(logits: CubeTensor, targets: CubeTensor) -> (CubeTensor, CubeT
         targets.into_buffer_arg(),
         losses.clone().into_buffer_arg(),
         sums.clone().into_buffer_arg(),
+        rows,
+        v / wide,
         wide,
         dtype,
         index,
@@ -335,6 +345,8 @@ pub fn next_token_gradient(
         sums.into_buffer_arg(),
         grad.into_buffer_arg(),
         out.clone().into_buffer_arg(),
+        rows,
+        v / wide,
         wide,
         dtype,
         index,

@@ -1,12 +1,14 @@
 //! The maps beside SSD on every CubeCL backend: convolution, gate, norms, softmax,
-//! rotation, losses.
+//! rotation, losses, and the optimiser's step.
 //!
 //! Each reads its inputs once or twice and writes its results once, computes in f32 and rounds at the end.
 //! Sums over tokens are of parts in a fixed order, without atomics.
 
 mod conv;
+mod discrete;
 mod gate;
 mod losses;
+mod optimize;
 mod reduce;
 mod rms;
 mod rotate;
@@ -26,10 +28,13 @@ use cubecl::prelude::*;
 #[cfg(feature = "cuda")]
 pub(in crate::kernels) use reduce::sum_of_parts;
 
+use crate::kernels::discrete::{Discrete, DiscreteOps};
 use crate::kernels::losses::{Distance, LossOps};
 use crate::kernels::ops::KernelOps;
+use crate::kernels::optimize::OptimizeOps;
 use crate::kernels::rotate::RotateOps;
 use crate::kernels::rows::{GroupNorm, RowOps};
+use crate::optimize::AdamWRates;
 
 /// Whether a head's step fits the device.
 pub(in crate::kernels) fn step_fits(client: &Client, p: usize, n: usize) -> bool {
@@ -193,5 +198,54 @@ impl RotateOps for CubeBackend {
         frequencies: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         rotate::rotate(x, positions, frequencies)
+    }
+}
+
+impl OptimizeOps for CubeBackend {
+    fn adamw(
+        value: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        master: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        rates: AdamWRates,
+        separate: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        optimize::adamw([value, gradient, master, first, second], &rates, separate)
+    }
+
+    fn squares(parts: FloatTensor<Self>, tensor: FloatTensor<Self>, offset: usize) -> FloatTensor<Self> {
+        optimize::squares(parts, tensor, offset)
+    }
+}
+
+impl DiscreteOps for CubeBackend {
+    fn discrete_forward(
+        projected: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        z_bias: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+        form: Discrete,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = discrete::Inputs { projected, weight, bias, z_bias, d, starts };
+        discrete::forward(inputs, form)
+    }
+
+    fn discrete_backward(
+        projected: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        z_bias: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+        y: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        form: Discrete,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = discrete::Inputs { projected, weight, bias, z_bias, d, starts };
+        let gradients = discrete::backward(inputs, y, grad, form);
+        (gradients.projected, gradients.weight, gradients.bias, gradients.z_bias, gradients.d)
     }
 }

@@ -45,33 +45,48 @@ pub fn lanes<W: Size>(vector: Vector<f32, W>, #[comptime] wide: usize) -> f32 {
     sum
 }
 
+/// Parts that one unit adds up.
+const ADDED: usize = 32;
+
+/// Sums of runs of parts: `parts [count size]` to `out [count / ADDED, size]`.
 #[cube(launch)]
-fn add_parts<E: Float>(parts: &[f32], out: &mut [E], count: usize, #[define(E)] _dtype: ElemType) {
-    if ABSOLUTE_POS >= out.len() {
+fn add_parts<E: Float>(
+    parts: &[f32],
+    out: &mut [E],
+    count: usize,
+    size: usize,
+    #[define(E)] _dtype: ElemType,
+) {
+    if ABSOLUTE_POS >= count.div_ceil(ADDED) * size {
         terminate!();
     }
+    let (run, at) = (ABSOLUTE_POS / size, ABSOLUTE_POS % size);
     let mut sum = f32::new(0.0);
-    for part in 0..count {
-        sum += parts[part * out.len() + ABSOLUTE_POS];
+    for part in run * ADDED..min((run + 1) * ADDED, count) {
+        sum += parts[part * size + at];
     }
     out[ABSOLUTE_POS] = E::cast_from(sum);
 }
 
 /// Parts in f32, one after another, to an array of `shape` and `dtype`.
-pub fn sum_of_parts(parts: CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+pub fn sum_of_parts(mut parts: CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let shape = shape.into();
     let size = shape.num_elements();
-    let count = parts.shape().num_elements() / size;
+    let mut count = parts.shape().num_elements() / size;
+    while count > ADDED {
+        let runs = count.div_ceil(ADDED);
+        let fewer = empty(&parts, [runs * size], DType::F32);
+        launch_sum(parts, &fewer, count, size);
+        (parts, count) = (fewer, runs);
+    }
     let out = empty(&parts, shape, dtype);
-    let (cubes, dim) = cubes(&parts, size);
-    add_parts::launch(
-        &out.client,
-        cubes,
-        dim,
-        parts.into_buffer_arg(),
-        out.clone().into_buffer_arg(),
-        count,
-        dtype_to_storage_type(dtype),
-    );
+    launch_sum(parts, &out, count, size);
     out
+}
+
+fn launch_sum(parts: CubeTensor, out: &CubeTensor, count: usize, size: usize) {
+    let (cubes, dim) = cubes(&parts, out.shape().num_elements());
+    let dtype = dtype_to_storage_type(out.dtype);
+    let (from, to) = (parts.into_buffer_arg(), out.clone().into_buffer_arg());
+    add_parts::launch(&out.client, cubes, dim, from, to, count, size, dtype);
 }

@@ -33,6 +33,14 @@ struct Form {
     wide: usize,
 }
 
+/// Rows, parts of a row, and vectors of a part.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    groups: usize,
+    vectors: usize,
+}
+
 /// The normed value at `at`.
 #[cube]
 fn normed<E: Float, W: Size>(
@@ -55,17 +63,17 @@ fn rms_forward<E: Float, W: Size>(
     gate: &[Vector<E, W>],   // rows d
     weight: &[Vector<E, W>], // d
     out: &mut [Vector<E, W>],
-    groups: usize,
+    sizes: Sizes,
     epsilon: f32,
     #[comptime] form: Form,
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (part, vectors) = (CUBE_POS, weight.len() / groups);
-    if part >= value.len() / vectors {
+    let (part, vectors) = (CUBE_POS, sizes.vectors);
+    if part >= sizes.rows * sizes.groups {
         terminate!();
     }
-    let (first, of_weight) = (part * vectors, part % groups * vectors);
+    let (first, of_weight) = (part * vectors, part % sizes.groups * vectors);
     let (gated, wide) = comptime!((form.gated, form.wide));
     let mut squares = Vector::<f32, W>::new(0.0);
     for round in 0..vectors.div_ceil(UNITS) {
@@ -96,17 +104,17 @@ fn rms_backward<E: Float, W: Size>(
     to_value: &mut [Vector<E, W>],
     to_gate: &mut [Vector<E, W>], // rows d, or nothing
     scales: &mut [f32],           // rows groups
-    groups: usize,
+    sizes: Sizes,
     epsilon: f32,
     #[comptime] form: Form,
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
-    let (part, vectors) = (CUBE_POS, weight.len() / groups);
-    if part >= scales.len() {
+    let (part, vectors) = (CUBE_POS, sizes.vectors);
+    if part >= sizes.rows * sizes.groups {
         terminate!();
     }
-    let (first, of_weight) = (part * vectors, part % groups * vectors);
+    let (first, of_weight) = (part * vectors, part % sizes.groups * vectors);
     let (gated, wide) = comptime!((form.gated, form.wide));
     let mut squares = Vector::<f32, W>::new(0.0);
     let mut along = Vector::<f32, W>::new(0.0);
@@ -155,21 +163,21 @@ fn rms_weight<E: Float, W: Size>(
     grad: &[Vector<E, W>],
     scales: &[f32],
     parts: &mut [Vector<f32, W>],
-    vectors: usize,
-    groups: usize,
+    sizes: Sizes,
     #[comptime] gated: bool,
     #[define(E)] _dtype: ElemType,
 ) {
-    if ABSOLUTE_POS >= parts.len() {
+    let vectors = sizes.vectors * sizes.groups;
+    let (block, i) = (ABSOLUTE_POS / vectors, ABSOLUTE_POS % vectors);
+    if block * ROWS >= sizes.rows {
         terminate!();
     }
-    let (block, i) = (ABSOLUTE_POS / vectors, ABSOLUTE_POS % vectors);
-    let group = i / (vectors / groups);
+    let group = i / sizes.vectors;
     let mut sum = Vector::<f32, W>::new(0.0);
-    for row in block * ROWS..min((block + 1) * ROWS, scales.len() / groups) {
+    for row in block * ROWS..min((block + 1) * ROWS, sizes.rows) {
         let at = row * vectors + i;
         let product = normed::<E, W>(value, gate, at, gated) * Vector::cast_from(grad[at]);
-        sum += product * Vector::new(scales[row * groups + group]);
+        sum += product * Vector::new(scales[row * sizes.groups + group]);
     }
     parts[ABSOLUTE_POS] = sum;
 }
@@ -184,19 +192,20 @@ pub fn forward(
     let form = Form { gated: gate.is_some(), wide: wide(weight.shape().num_elements() / norm.groups) };
     let (value, weight) = (into_contiguous(value), into_contiguous(weight));
     let gate = gate.map_or_else(|| value.clone(), into_contiguous);
-    let parts = value.shape().num_elements() / weight.shape().num_elements() * norm.groups;
+    let d = weight.shape().num_elements();
+    let rows = value.shape().num_elements() / d;
     let out = empty_like(&value);
     let dtype = dtype_to_storage_type(value.dtype);
     rms_forward::launch(
         &out.client,
-        cube_for_each(parts),
+        cube_for_each(rows * norm.groups),
         CubeDim::new_1d(UNITS as u32),
         form.wide,
         value.into_buffer_arg(),
         gate.into_buffer_arg(),
         weight.into_buffer_arg(),
         out.clone().into_buffer_arg(),
-        norm.groups,
+        SizesLaunch::new(rows, norm.groups, d / norm.groups / form.wide),
         norm.epsilon as f32,
         form,
         dtype,
@@ -232,7 +241,7 @@ pub fn backward(
         to_value.clone().into_buffer_arg(),
         to_gate.clone().into_buffer_arg(),
         scales.clone().into_buffer_arg(),
-        norm.groups,
+        SizesLaunch::new(rows, norm.groups, d / norm.groups / form.wide),
         norm.epsilon as f32,
         form,
         dtype_to_storage_type(dtype),
@@ -250,8 +259,7 @@ pub fn backward(
         grad.into_buffer_arg(),
         scales.into_buffer_arg(),
         parts.clone().into_buffer_arg(),
-        d / form.wide,
-        norm.groups,
+        SizesLaunch::new(rows, norm.groups, d / norm.groups / form.wide),
         form.gated,
         dtype_to_storage_type(dtype),
     );

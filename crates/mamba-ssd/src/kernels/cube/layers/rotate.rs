@@ -16,18 +16,20 @@ fn rotate_pairs<E: Float, I: Int>(
     out: &mut [E],
     heads: usize,
     d: usize,
+    half: usize,
+    tokens: usize,
+    places: usize,
     #[define(E)] _dtype: ElemType,
     #[define(I)] _index: ElemType,
 ) {
-    let half = frequencies.len();
     let features = d - half; // pairs, then what does not turn
     let (token, i) = (ABSOLUTE_POS / features, ABSOLUTE_POS % features);
-    if token >= x.len() / (heads * d) {
+    if token >= tokens {
         terminate!();
     }
     let first = token * heads * d + i;
     if i < half {
-        let angle = f32::cast_from(positions[token % positions.len()]) * frequencies[i];
+        let angle = f32::cast_from(positions[token % places]) * frequencies[i];
         let (cos, sin) = (angle.cos(), angle.sin());
         for head in 0..heads {
             let at = first + head * d;
@@ -47,6 +49,7 @@ pub fn rotate(x: CubeTensor, positions: CubeTensor, frequencies: CubeTensor) -> 
     let [x, positions, frequencies] = [x, positions, frequencies].map(into_contiguous);
     let [b, t, heads, d] = x.shape().dims();
     let half = frequencies.shape().num_elements();
+    let places = positions.shape().num_elements();
     let out = empty_like(&x);
     let (cubes, dim) = cubes(&x, b * t * (d - half));
     let (dtype, index) = (dtype_to_storage_type(x.dtype), dtype_to_storage_type(positions.dtype));
@@ -60,6 +63,9 @@ pub fn rotate(x: CubeTensor, positions: CubeTensor, frequencies: CubeTensor) -> 
         out.clone().into_buffer_arg(),
         heads,
         d,
+        half,
+        b * t,
+        places,
         dtype,
         index,
     );

@@ -23,6 +23,7 @@ fn softmax_forward<E: Float, I: Int>(
     scores: &[E], // b h t s
     first: &[I],  // b t
     out: &mut [E],
+    rows: usize,
     heads: usize,
     t: usize,
     s: usize,
@@ -31,7 +32,7 @@ fn softmax_forward<E: Float, I: Int>(
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
     let row = CUBE_POS;
-    if row >= scores.len() / s {
+    if row >= rows {
         terminate!();
     }
     let (batch, token) = (row / (heads * t), row % t);
@@ -70,12 +71,13 @@ fn softmax_backward<E: Float>(
     probabilities: &[E],
     grad: &[E],
     out: &mut [E],
+    rows: usize,
     s: usize,
     #[define(E)] _dtype: ElemType,
 ) {
     let mut parts = Shared::<[f32]>::new_slice(UNITS);
     let row = CUBE_POS;
-    if row >= grad.len() / s {
+    if row >= rows {
         terminate!();
     }
     let mut sum = f32::new(0.0);
@@ -107,6 +109,7 @@ pub fn forward(scores: CubeTensor, first: CubeTensor) -> CubeTensor {
         scores.into_buffer_arg(),
         first.into_buffer_arg(),
         out.clone().into_buffer_arg(),
+        b * heads * t,
         heads,
         t,
         s,
@@ -128,6 +131,7 @@ pub fn backward(probabilities: CubeTensor, grad: CubeTensor) -> CubeTensor {
         probabilities.into_buffer_arg(),
         grad.into_buffer_arg(),
         out.clone().into_buffer_arg(),
+        b * heads * t,
         s,
         dtype,
     );

@@ -61,6 +61,7 @@ fn sigmoid(x: f32) -> f32 {
 /// Sizes of a step.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Sizes {
+    b: usize,
     heads: usize,
     /// Numbers in a row of the projection and of the convolution.
     width: usize,
@@ -114,7 +115,7 @@ fn state_token<E: Float, W: Size>(
     let mut queries = Shared::<[f32]>::new_slice(n);
     let mut parts = Shared::<[f32]>::new_slice(comptime!(p * (row_lanes + 1)));
     let index = CUBE_POS;
-    if index >= y.len() / p {
+    if index >= sizes.b * sizes.heads {
         terminate!();
     }
     let (batch, head) = (index / sizes.heads, index % sizes.heads);
@@ -187,7 +188,7 @@ pub fn state_bytes(p: usize, n: usize) -> usize {
 }
 
 /// The array itself where nothing else holds it, else a copy. (burn's own copies may have rows padded.)
-fn own(tensor: CubeTensor) -> CubeTensor {
+pub(super) fn own(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     if tensor.can_mut() { tensor } else { overwrite(empty_like(&tensor), tensor) }
 }
@@ -265,7 +266,7 @@ impl StepOps for CubeBackend {
         let [xbc, projected, d, first, second] = [xbc, projected, d, first, second].map(into_contiguous);
         let state = own(state);
         let [b, heads, p, n] = state.shape().dims();
-        let sizes = SizesLaunch::new(heads, projected.shape()[1], xbc.shape()[1]);
+        let sizes = SizesLaunch::new(b, heads, projected.shape()[1], xbc.shape()[1]);
         let head = Head { p, n, wide: wide(n), step };
         let y = empty(&projected, [b, heads * p], projected.dtype);
         let dtype = dtype_to_storage_type(projected.dtype);
