@@ -132,3 +132,28 @@ fn a_state_of_endless_rows_is_refused_before_memory_is_taken() {
     std::fs::write(&path, bytes).expect("written");
     assert!(refused(&model, &path).contains("`layers.0.padding`"));
 }
+
+/// A bit of the header turned: refused on one line, or read as a state where only a name of the metadata changed.
+#[test]
+fn no_bit_of_a_header_brings_the_program_down() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("state.safetensors");
+    let model = llama("mam");
+    model.save_state(&path, &ragged(&model)).expect("written");
+    let sound = std::fs::read(&path).expect("bytes");
+    let (length, _) = SafeTensors::read_metadata(&sound).expect("a header");
+    let mut refusals = 0;
+    for at in 0..8 + length {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1 << (at % 7);
+        std::fs::write(&path, &damaged).expect("written");
+        match model.load_state(&path) {
+            Ok(state) => assert_eq!(state.layers.len(), 3),
+            Err(_) => {
+                refused(&model, &path);
+                refusals += 1;
+            }
+        }
+    }
+    assert!(refusals > length / 2, "{refusals} of {length}");
+}
