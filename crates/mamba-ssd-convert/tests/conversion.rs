@@ -139,7 +139,7 @@ fn the_default_start_opens_the_gate_and_passes_the_current_token() {
     let mixed = random([9, 4, 6]).unsqueeze_dim::<4>(0);
     let expected = mixer.out_proj.forward(mixed.clone().reshape([1, 9, D]));
     mixer
-        .output(mixed, u)
+        .output(mixed, u, None)
         .into_data()
         .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
     assert_eq!(mixer.d.val().into_data(), Tensor::<1>::ones([4], &Device::flex()).into_data());

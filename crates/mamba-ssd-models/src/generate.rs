@@ -119,6 +119,10 @@ fn select(state: MixerState, rows: &Tensor<1, Int>) -> MixerState {
         MixerState::Ssm { conv, ssm } => {
             MixerState::Ssm { conv: conv.select(0, rows.clone()), ssm: ssm.select(0, rows.clone()) }
         }
+        MixerState::Parallel { ssm, attention } => MixerState::Parallel {
+            ssm: Box::new(select(*ssm, rows)),
+            attention: Box::new(select(*attention, rows)),
+        },
     }
 }
 

@@ -56,8 +56,9 @@ pub use gate::silu_gate;
 pub use kernels::emulate_tensor_cores;
 pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
-    Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba1,
-    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, Mixing, StateSize,
+    Activation, Adapter, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config,
+    Hymba, Junction, JunctionKind, Mamba1, Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Merger, Mixer,
+    MixerConfig, MixerState, Mixing, Parallel, ParallelConfig, StateSize,
 };
 pub use segments::Segments;
 pub use softmax::causal_softmax;

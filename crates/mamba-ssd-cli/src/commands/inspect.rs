@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use mamba_ssd::{MixerConfig, StateSize};
+use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, MixerConfig, StateSize};
 use mamba_ssd_models::{Checkpoint, ModelConfig};
 
 use crate::args::InspectArgs;
@@ -72,11 +72,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> String {
 
 /// What decoding carries, at two bytes a number and four.
 fn state(config: &ModelConfig) -> String {
-    let sizes = config.mixers().into_iter().map(|mixer| mixer.state_size());
-    let StateSize { constant, per_token } = sizes.fold(StateSize::default(), |sum, size| StateSize {
-        constant: sum.constant + size.constant,
-        per_token: sum.per_token + size.per_token,
-    });
+    let StateSize { constant, per_token } = config.mixers().iter().map(MixerConfig::state_size).sum();
     let bytes = |numbers: usize| {
         format!("{} bytes in f32 ({} in bf16)", thousands(4 * numbers), thousands(2 * numbers))
     };
@@ -110,19 +106,12 @@ fn describe(mixer: &MixerConfig) -> String {
     match mixer {
         MixerConfig::Attention(c) => {
             let conv = c.d_conv.map_or(String::new(), |taps| format!(", convolution of {taps}"));
-            format!(
-                "attention, {} heads of {}, {} for keys and values{conv}",
-                c.n_heads, c.head_dim, c.n_kv_heads
-            )
+            format!("{}, {} for keys and values{conv}", attention_heads(c), c.n_kv_heads)
         }
-        MixerConfig::DiscreteMamba2(c) => {
-            format!(
-                "discrete Mamba-2, {} heads of {}, state {}, {} for B and C",
-                c.n_heads,
-                c.headdim(),
-                c.d_state,
-                c.groups()
-            )
+        MixerConfig::DiscreteMamba2(c) => discrete(c),
+        MixerConfig::Parallel(c) => {
+            let beside = c.attention.as_ref().map_or("no attention heads".into(), attention_heads);
+            format!("{}; beside it {beside} ({:?})", discrete(&c.ssm), c.junction)
         }
         MixerConfig::Mamba1(c) => format!(
             "Mamba-1, {} channels, state {}, {} for x and B",
@@ -142,6 +131,15 @@ fn describe(mixer: &MixerConfig) -> String {
             )
         }
     }
+}
+
+fn attention_heads(config: &AttentionConfig) -> String {
+    format!("attention, {} heads of {}", config.n_heads, config.head_dim)
+}
+
+fn discrete(config: &DiscreteMamba2Config) -> String {
+    let (heads, headdim, groups) = (config.n_heads, config.headdim(), config.groups());
+    format!("discrete Mamba-2, {heads} heads of {headdim}, state {}, {groups} for B and C", config.d_state)
 }
 
 /// What a user should know before anything goes wrong.

@@ -166,7 +166,8 @@ fn check_layers(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelErro
 }
 
 /// Beginnings of keys in a layer, and what its mixer is; the first that is found decides.
-const SIGNS: [(&str, &str); 11] = [
+const SIGNS: [(&str, &str); 12] = [
+    ("mixer1.", "SSM and attention heads side by side"),
     ("self_attn.q_proj", "attention"),
     ("mixer.self_attn.q_proj", "attention"),
     ("mha.in_proj", "attention"),

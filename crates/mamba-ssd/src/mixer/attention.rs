@@ -170,7 +170,7 @@ impl Attention {
         let [keys, values] = [&k, &v].map(|cached| kv_to_heads(cached.clone(), self.config.n_heads));
         let scores = self.scaled(self.rotated(q, positions)).matmul(keys.transpose());
         let mixed = causal_softmax(scores, None).matmul(values).swap_dims(1, 2);
-        (self.output(mixed, u), MixerState::Attention { k, v, conv })
+        (self.output(mixed, u, None), MixerState::Attention { k, v, conv })
     }
 }
 
@@ -196,7 +196,7 @@ impl MatrixMixer for Attention {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
         let m = self.mixing_matrix(u.clone(), segments);
         let v = self.values(u.clone(), segments).swap_dims(1, 2);
-        self.output(m.matmul(v).swap_dims(1, 2), u)
+        self.output(m.matmul(v).swap_dims(1, 2), u, segments)
     }
 
     fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
@@ -215,7 +215,7 @@ impl MatrixMixer for Attention {
         Mixing::attention(self.scaled(q), kv_to_heads(k, self.config.n_heads), segments)
     }
 
-    fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {
+    fn output(&self, mixed: Tensor<4>, _u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {
         project(&self.o_proj, join_heads(mixed))
     }
 
