@@ -229,6 +229,29 @@ fn conversion_reports_writes_and_can_be_read_back() {
 }
 
 #[test]
+fn heads_stay_beside_the_mixers_that_replace_them() {
+    let folder = folder();
+    teacher(folder.path());
+    let heads = run(&["convert", "teacher", "student", "--heads", "1:3,1:0"], folder.path());
+    assert!(heads.status.success(), "{}", text(&heads.stderr));
+    let shown = text(&run(&["inspect", "student"], folder.path()).stdout);
+    for part in [
+        "hybrid of Llama and Llamba by heads (Adapter)",
+        "layer 1     discrete Mamba-2",
+        "beside it attention, 2 heads of",
+        "beside it no attention heads (Adapter)",
+        "more for every token",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let refused = |heads: &str, parts: &[&str]| {
+        assert_refused(&["convert", "teacher", "other", "--heads", heads], folder.path(), parts);
+    };
+    refused("1:99", &["head 99 of layer 1 was to be kept", "0 to"]);
+    refused("77:0", &["head 0 of layer 77 was to be kept, but that layer is not converted"]);
+}
+
+#[test]
 fn a_small_run_writes_everything_and_its_student_answers() {
     let folder = folder();
     let output = run(&[&["distill"], &SMALL[..]].concat(), folder.path());
