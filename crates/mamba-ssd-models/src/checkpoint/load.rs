@@ -7,7 +7,6 @@ use std::ops::Range;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::layout::converted;
 use super::names::Names;
 use super::path::ModulePath;
 use super::stored::{Stored, Tensors};
@@ -207,7 +206,7 @@ impl Loader<'_> {
         let rows = self.next_rows(&key, layout.file_shape(shape.as_slice())[0]);
         let tensor = stored(&key, self.tensors)?.rows(rows);
         let data = read(&key, &tensor, self.tensors)?;
-        let data = converted(layout.unpack(data, shape.as_slice()), self.dtype);
+        let data = layout.unpack(data, shape.as_slice(), self.dtype);
         Ok(Tensor::from_data(data, (&param.lazy_device(), self.dtype)))
     }
 
