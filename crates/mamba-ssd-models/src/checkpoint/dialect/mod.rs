@@ -18,6 +18,7 @@ pub(super) mod gguf;
 mod mamba_in_llama;
 pub(super) mod mlx;
 mod phi;
+mod sentencepiece;
 mod vocabulary;
 
 use super::stored::{Stored, Tensors};
