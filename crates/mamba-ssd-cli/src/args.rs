@@ -158,8 +158,11 @@ pub struct CompareArgs {
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
-    #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "preset")]
+    pub model: Option<PathBuf>,
+    /// Show the shapes of a published model instead, without any file; a wrong name lists those that there are
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub preset: Option<String>,
 }
 
 /// A float type of weights.

@@ -229,6 +229,26 @@ fn conversion_reports_writes_and_can_be_read_back() {
 }
 
 #[test]
+fn published_models_are_shown_by_name_without_files() {
+    let shown = run(&["inspect", "--preset", "llamba-1b"], folder().path());
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    for part in [
+        "family      Llamba",
+        "parameters  1,405,159,936; the embedding is also the head",
+        "published   cartesia-ai/Llamba-1B",
+        "state       9,568,256 bytes in f32 (4,784,128 in bf16) for a sequence of any length",
+        "layers 0-15 discrete Mamba-2, 32 heads of 64, state 64, 32 for B and C",
+    ] {
+        assert!(text(&shown.stdout).contains(part), "{part} in {}", text(&shown.stdout));
+    }
+    assert_refused(
+        &["inspect", "--preset", "llamba"],
+        folder().path(),
+        &["no preset \"llamba\"", "llamba-1b, llamba-3b"],
+    );
+}
+
+#[test]
 fn heads_stay_beside_the_mixers_that_replace_them() {
     let folder = folder();
     teacher(folder.path());

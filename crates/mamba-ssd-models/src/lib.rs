@@ -41,6 +41,7 @@ mod llama;
 mod mamba2;
 mod model;
 mod phi;
+pub mod presets;
 pub mod sampling;
 mod tokenizer;
 

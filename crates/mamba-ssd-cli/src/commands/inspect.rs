@@ -1,11 +1,12 @@
-//! `inspect`: what a model's files hold, after a strict comparison of their tensors with its configuration.
-//! No weights are read.
+//! `inspect`: what a model's files hold, after a strict comparison of their tensors with its configuration, or the
+//! shapes of a published model. No weights are read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, MixerConfig, StateSize};
-use mamba_ssd_models::{Checkpoint, ModelConfig};
+use mamba_ssd_models::{Checkpoint, ModelConfig, presets};
 
 use crate::args::InspectArgs;
 use crate::console::{say, thousands};
@@ -14,23 +15,52 @@ use crate::hub;
 
 /// Prints family, sizes, tensors, mixers, what a sequence costs in memory, and what is odd.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)?;
+    match (&args.preset, &args.model) {
+        (Some(name), _) => preset(name),
+        (None, Some(model)) => files(model),
+        (None, None) => bail!("neither a model nor a preset was named"), // clap asks for one of them
+    }
+}
+
+fn files(model: &Path) -> Result<()> {
+    let checkpoint = Checkpoint::open(&hub::local(model)?)?;
     checkpoint.check(&DeviceChoice::any()?)?;
-    let config = checkpoint.config();
-    let tied = if config.tied() { "the embedding is also the head" } else { "the head is its own" };
-    say(format_args!("family      {}", config.family()));
-    say(format_args!("parameters  {}; {tied}", thousands(config.n_params())));
-    say(format_args!("width       {}, vocabulary {}", config.d_model(), thousands(config.vocab_size())));
+    shapes(checkpoint.config());
     say(format_args!("tensors     {}", tensors(&checkpoint)));
     say(format_args!("tokenizer   {}", tokenizer(&checkpoint)));
-    say(format_args!("state       {}", state(config)));
-    for line in mixers(&config.mixers()) {
-        say(line);
-    }
+    costs(checkpoint.config());
     for oddity in oddities(&checkpoint) {
         say(format_args!("odd         {oddity}"));
     }
     Ok(())
+}
+
+fn preset(name: &str) -> Result<()> {
+    let Some(preset) = presets::by_name(name) else {
+        let names: Vec<&str> = presets::PRESETS.iter().map(|preset| preset.name).collect();
+        bail!("there is no preset {name:?}; there are {}", names.join(", "));
+    };
+    let config = preset.config();
+    shapes(&config);
+    say(format_args!("published   {}", preset.source));
+    costs(&config);
+    Ok(())
+}
+
+/// Family and sizes.
+fn shapes(config: &ModelConfig) {
+    let tied = if config.tied() { "the embedding is also the head" } else { "the head is its own" };
+    say(format_args!("family      {}", config.family()));
+    say(format_args!("parameters  {}; {tied}", thousands(config.n_params())));
+    say(format_args!("width       {}, vocabulary {}", config.d_model(), thousands(config.vocab_size())));
+}
+
+/// What a sequence costs in memory, and the mixers.
+fn costs(config: &ModelConfig) {
+    say(format_args!("state       {}", state(config)));
+    for line in mixers(&config.mixers()) {
+        say(line);
+    }
 }
 
 /// How many there are of each type, the most frequent first.
@@ -72,7 +102,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> String {
 
 /// What decoding carries, at two bytes a number and four.
 fn state(config: &ModelConfig) -> String {
-    let StateSize { constant, per_token } = config.mixers().iter().map(MixerConfig::state_size).sum();
+    let StateSize { constant, per_token } = config.state_size();
     let bytes = |numbers: usize| {
         format!("{} bytes in f32 ({} in bf16)", thousands(4 * numbers), thousands(2 * numbers))
     };

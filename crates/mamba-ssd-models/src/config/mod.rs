@@ -26,7 +26,7 @@ mod phi;
 mod rope;
 
 use burn::tensor::Device;
-use mamba_ssd::MixerConfig;
+use mamba_ssd::{MixerConfig, StateSize};
 use serde_json::{Value, json};
 
 pub use llama::LlamaConfig;
@@ -167,6 +167,11 @@ impl ModelConfig {
             Self::Phi(config) => config.mixers.clone(),
             Self::Mamba2(config) => config.mixers.clone(),
         }
+    }
+
+    /// Numbers that decoding one sequence carries from token to token, over all layers.
+    pub fn state_size(&self) -> StateSize {
+        self.mixers().iter().map(MixerConfig::state_size).sum()
     }
 
     /// What models of this kind are called.
