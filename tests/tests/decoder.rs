@@ -117,6 +117,7 @@ fn flat(state: MixerState) -> Vec<f64> {
             [values(cache.k), values(cache.v), conv.map(values).unwrap_or_default()].concat()
         }
         MixerState::Ssm { conv, ssm } => [values(conv), values(ssm)].concat(),
+        MixerState::Parallel { .. } => panic!("no model here has both"),
     }
 }
 

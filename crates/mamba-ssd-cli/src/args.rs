@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mamba_ssd::JunctionKind;
 
 use crate::device::DeviceChoice;
 
@@ -159,6 +160,13 @@ pub struct ConvertArgs {
     /// How the mixers start
     #[arg(long, value_enum, default_value_t = InitArg::Mohawk)]
     pub init: InitArg,
+    /// Attention heads that stay beside the mixers, as LAYER:HEAD, such as 9:25,4:4; all layers of a Llama or Qwen2
+    /// must become mixers
+    #[arg(long, value_name = "HEADS")]
+    pub heads: Option<HeadsArg>,
+    /// How a layer joins its mixer with the heads that stay
+    #[arg(long, value_enum, default_value_t = JunctionArg::Adapter, requires = "heads")]
+    pub junction: JunctionArg,
     /// Float type of the written weights
     #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
     pub dtype: DTypeArg,
@@ -192,8 +200,11 @@ pub struct CompareArgs {
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
-    #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "preset")]
+    pub model: Option<PathBuf>,
+    /// Show the shapes of a published model instead, without any file; a wrong name lists those that there are
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub preset: Option<String>,
 }
 
 /// A float type of weights.
@@ -224,6 +235,47 @@ pub enum InitArg {
     Mohawk,
     /// Q, K, V and O become C, B, x and the output projection
     Qkvo,
+}
+
+/// How mixer and attention heads of one layer are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JunctionArg {
+    /// The attention in the scale of the mixer, projected; their mean
+    Adapter,
+    /// Their sum
+    Vanilla,
+    /// Each normed and gated; their mean, projected
+    Hymba,
+    /// Norms of their own in front, one norm and one projection behind; their mean
+    Merger,
+}
+
+impl From<JunctionArg> for JunctionKind {
+    fn from(junction: JunctionArg) -> Self {
+        match junction {
+            JunctionArg::Adapter => Self::Adapter,
+            JunctionArg::Vanilla => Self::Vanilla,
+            JunctionArg::Hymba => Self::Hymba,
+            JunctionArg::Merger => Self::Merger,
+        }
+    }
+}
+
+/// Layers and heads that stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadsArg(pub Vec<(usize, usize)>);
+
+impl std::str::FromStr for HeadsArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pair = |pair: &str| {
+            let (layer, head) = pair.split_once(':')?;
+            Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
+        };
+        let pairs: Option<Vec<_>> = text.split(',').map(pair).collect();
+        pairs.map(Self).ok_or_else(|| format!("found {text:?}; expected layers and heads such as 9:25,4:4"))
+    }
 }
 
 /// Which layers become mixers.
@@ -299,6 +351,14 @@ mod tests {
         assert_eq!("0, 2,5".parse(), Ok(LayersArg::List(vec![0, 2, 5])));
         for wrong in ["", "every:0", "some", "1,-2"] {
             assert!(wrong.parse::<LayersArg>().is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn heads_are_pairs_of_layer_and_head() {
+        assert_eq!("9:25, 4:4".parse(), Ok(HeadsArg(vec![(9, 25), (4, 4)])));
+        for wrong in ["", "9", "9:", "9:25,", "9:-1", "9-25"] {
+            assert!(wrong.parse::<HeadsArg>().is_err(), "{wrong:?} was taken");
         }
     }
 

@@ -42,6 +42,7 @@ mod llama;
 mod mamba2;
 mod model;
 mod phi;
+pub mod presets;
 mod random;
 pub mod sampling;
 mod speculative;

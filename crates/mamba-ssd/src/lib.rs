@@ -60,9 +60,9 @@ pub use history::History;
 pub use kernels::emulate_tensor_cores;
 pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
-    Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, KvCache,
-    Mamba1, Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, Mixing,
-    StateMap, StateSize,
+    Activation, Adapter, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config,
+    Hymba, Junction, JunctionKind, KvCache, Mamba1, Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Merger,
+    Mixer, MixerConfig, MixerState, Mixing, Parallel, ParallelConfig, StateMap, StateSize,
 };
 pub use segments::Segments;
 pub use softmax::causal_softmax;

@@ -168,7 +168,7 @@ impl Attention {
         let conv = (!windows.is_empty()).then(|| Tensor::cat(windows, 2));
         let cache = cache.append(self.rotated(k, positions.clone()), v.swap_dims(1, 2));
         let mixed = attend_over(&cache, self.scaled(self.rotated(q, positions)));
-        (self.output(mixed.swap_dims(1, 2), u), MixerState::Attention { cache, conv })
+        (self.output(mixed.swap_dims(1, 2), u, None), MixerState::Attention { cache, conv })
     }
 }
 
@@ -202,7 +202,7 @@ impl MatrixMixer for Attention {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
         let m = self.mixing_matrix(u.clone(), segments);
         let v = self.values(u.clone(), segments).swap_dims(1, 2);
-        self.output(m.matmul(v).swap_dims(1, 2), u)
+        self.output(m.matmul(v).swap_dims(1, 2), u, segments)
     }
 
     fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
@@ -221,7 +221,7 @@ impl MatrixMixer for Attention {
         Mixing::attention(self.scaled(q), kv_to_heads(k, self.config.n_heads), segments)
     }
 
-    fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {
+    fn output(&self, mixed: Tensor<4>, _u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {
         project(&self.o_proj, join_heads(mixed))
     }
 

@@ -27,6 +27,13 @@ pub enum MixerState {
         /// The SSD state, `[b h p n]`.
         ssm: Tensor<4>,
     },
+    /// The states of SSM and attention heads of one layer.
+    Parallel {
+        /// That of the SSM heads.
+        ssm: Box<MixerState>,
+        /// That of the attention heads.
+        attention: Box<MixerState>,
+    },
 }
 
 /// A change of every part of a state.
@@ -49,6 +56,7 @@ impl MixerState {
             Self::Ssm { conv, ssm } => {
                 Self::Ssm { conv: change.tensor("conv", conv), ssm: change.tensor("ssm", ssm) }
             }
+            Self::Parallel { ssm, attention } => Self::parallel(ssm.map(change), attention.map(change)),
         }
     }
 
@@ -60,7 +68,9 @@ impl MixerState {
     pub(crate) fn into_ssm(self) -> (Tensor<3>, Tensor<4>) {
         match self {
             Self::Ssm { conv, ssm } => (conv, ssm),
-            Self::Attention { .. } => panic!("an SSM mixer was given the key-value cache of attention"),
+            Self::Attention { .. } | Self::Parallel { .. } => {
+                panic!("an SSM mixer was given the key-value cache of attention")
+            }
         }
     }
 
@@ -72,7 +82,28 @@ impl MixerState {
     pub(crate) fn into_attention(self) -> (KvCache, Option<Tensor<3>>) {
         match self {
             Self::Attention { cache, conv } => (cache, conv),
-            Self::Ssm { .. } => panic!("attention was given the state of an SSM mixer"),
+            Self::Ssm { .. } | Self::Parallel { .. } => {
+                panic!("attention was given the state of an SSM mixer")
+            }
+        }
+    }
+
+    /// The states of SSM and attention heads as one.
+    pub(crate) fn parallel(ssm: Self, attention: Self) -> Self {
+        Self::Parallel { ssm: Box::new(ssm), attention: Box::new(attention) }
+    }
+
+    /// The states of SSM and attention heads.
+    ///
+    /// # Panics
+    ///
+    /// If this is the state of one of them.
+    pub(crate) fn into_parallel(self) -> [Self; 2] {
+        match self {
+            Self::Parallel { ssm, attention } => [*ssm, *attention],
+            Self::Ssm { .. } | Self::Attention { .. } => {
+                panic!("SSM and attention heads were given the state of one of them")
+            }
         }
     }
 
