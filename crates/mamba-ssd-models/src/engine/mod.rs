@@ -250,7 +250,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let tokens = &prompt.job.request.prompt[prompt.done..];
         let chunk = &tokens[..tokens.len().min(self.options.prefill_chunk)];
         let tokens = ints(chunk, &self.device).unsqueeze::<2>();
-        let state = State { layers: prompt.state.layers.clone() };
+        let state = prompt.state.clone();
         let (hidden, state) = self.model.prefill_hidden(tokens, state);
         prompt.state = state;
         prompt.done += chunk.len();
