@@ -193,13 +193,13 @@ impl Attention {
 
 impl Conv {
     /// Channel `c` at the last of `tokens`.
-    fn last(&self, tokens: &[Vec<f64>], c: usize) -> f64 {
+    pub(crate) fn last(&self, tokens: &[Vec<f64>], c: usize) -> f64 {
         let taps = self.weight[c].iter().rev();
         self.bias[c] + tokens.iter().rev().zip(taps).map(|(token, tap)| token[c] * tap).sum::<f64>()
     }
 }
 
-fn product(weight: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
+pub(crate) fn product(weight: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
     weight.iter().map(|row| dot(row, x)).collect()
 }
 
@@ -208,7 +208,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn silu(x: f64) -> f64 {
+pub(crate) fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 

@@ -1,6 +1,7 @@
 //! What the suites in `tests/` share: the f64 oracle, random problems, the device under test, the
 //! goldens, and the limits.
 
+pub mod blocks;
 pub mod cases;
 pub mod device;
 pub mod evaluate;

@@ -113,10 +113,11 @@ fn decodes_like_steps(mixers: &[MixerConfig]) -> bool {
 
 fn flat(state: MixerState) -> Vec<f64> {
     match state {
-        MixerState::Attention { k, v, conv } => {
-            [values(k), values(v), conv.map(values).unwrap_or_default()].concat()
+        MixerState::Attention { cache, conv } => {
+            [values(cache.k), values(cache.v), conv.map(values).unwrap_or_default()].concat()
         }
         MixerState::Ssm { conv, ssm } => [values(conv), values(ssm)].concat(),
+        MixerState::Parallel { .. } => panic!("no model here has both"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The mixers of MambaInLlama, M1 and mamba2attn meet their formulas, written as loops: over a whole
+//! The mixers of MambaInLlama, M1, mamba2attn and MOHAWK's double blocks meet their formulas, written as loops: over a whole
 //! sequence, and over a piece followed by single tokens.
 
 use burn::module::Module;
@@ -6,8 +6,10 @@ use burn::nn::Linear;
 use burn::tensor::{DType, Tensor};
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{
-    Attention, AttentionConfig, Mamba1, Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, MixerState, project,
+    Attention, AttentionConfig, DiscreteMamba2, DiscreteMamba2Config, Junction, JunctionKind, Mamba1,
+    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, MixerState, Parallel, ParallelConfig, project,
 };
+use mamba_ssd_tests::blocks::{Affine, Block, Discrete, Joint};
 use mamba_ssd_tests::device::{device, dtypes, widest};
 use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::formulas::{self, Rows};
@@ -88,6 +90,88 @@ fn attention(mixer: &Attention) -> formulas::Attention {
         n_heads: config.n_heads,
         n_kv_heads: config.n_kv_heads,
         rotary: config.rotary.dim,
+    }
+}
+
+/// A linear layer with or without bias.
+fn affine(linear: &Linear) -> Affine {
+    let weight = linear_rows(linear);
+    let bias = linear.bias.as_ref().map_or(vec![0.0; weight.len()], |bias| values(bias.val()));
+    Affine { weight, bias }
+}
+
+fn discrete(mixer: &DiscreteMamba2) -> Discrete {
+    let config = mixer.config();
+    Discrete {
+        in_proj: affine(&mixer.in_proj),
+        conv1d: conv(&mixer.conv1d),
+        z_bias: mixer.z_bias.as_ref().map_or(vec![0.0; config.d_inner()], |bias| values(bias.val())),
+        d: values(mixer.d.val()),
+        out_proj: affine(&mixer.out_proj),
+        groups: config.groups(),
+        n: config.d_state,
+    }
+}
+
+/// Attention without a convolution as one whose convolution passes the current token and adds the biases.
+fn plain_attention(mixer: &Attention) -> formulas::Attention {
+    let projections = [&mixer.q_proj, &mixer.k_proj, &mixer.v_proj].map(affine);
+    let bias: Vec<f64> = projections.iter().flat_map(|projection| projection.bias.clone()).collect();
+    formulas::Attention {
+        in_proj: projections.into_iter().flat_map(|projection| projection.weight).collect(),
+        conv1d: formulas::Conv { weight: vec![vec![1.0]; bias.len()], bias },
+        out_proj: linear_rows(&mixer.o_proj),
+        n_heads: mixer.config().n_heads,
+        n_kv_heads: mixer.config().n_kv_heads,
+        rotary: mixer.config().rotary.dim,
+    }
+}
+
+fn block(mixer: &Parallel) -> Block {
+    let joint = match &mixer.junction {
+        None => Joint::Vanilla,
+        Some(Junction::Adapter(adapter)) => Joint::Adapter(affine(&adapter.out_proj)),
+        Some(Junction::Hymba(hymba)) => Joint::Hymba {
+            ssm: [values(hymba.ssm_output_layernorm.weight.val()), values(hymba.ssm_gate.val())],
+            attention: [values(hymba.att_output_layernorm.weight.val()), values(hymba.att_gate.val())],
+            out_proj: affine(&hymba.out_proj),
+        },
+        Some(Junction::Merger(merger)) => Joint::Merger {
+            inputs: [&merger.input_layernorm.ssm_weight, &merger.input_layernorm.attn_weight]
+                .map(|weight| values(weight.val())),
+            output: values(merger.output_layernorm.weight.val()),
+            out_proj: affine(&merger.out_proj),
+        },
+    };
+    let attention = mixer.mixer2.as_ref().map(plain_attention);
+    Block { ssm: discrete(&mixer.mixer1), attention, joint }
+}
+
+const JUNCTIONS: [JunctionKind; 4] =
+    [JunctionKind::Adapter, JunctionKind::Vanilla, JunctionKind::Hymba, JunctionKind::Merger];
+
+/// Attention heads wider than those of the SSM, which share groups and whose gate has a bias of its own, or whose
+/// projections have biases.
+fn parallel_configs() -> impl Iterator<Item = ParallelConfig> {
+    let ssm = DiscreteMamba2Config::new(12, 4, 5).with_n_qk_heads(Some(2)).with_chunk_size(4);
+    let biased = DiscreteMamba2Config::new(8, 2, 3).with_bias(true).with_z_bias(false);
+    [ssm, biased].into_iter().flat_map(|ssm| {
+        let heads = AttentionConfig::new(ssm.d_model, 3, 3, 6, RotaryConfig::new(6)).with_qkv_bias(ssm.bias);
+        JUNCTIONS.into_iter().flat_map(move |junction| {
+            let config = ParallelConfig::new(ssm.clone(), junction);
+            [config.clone(), config.with_attention(Some(heads.clone()))]
+        })
+    })
+}
+
+#[test]
+fn parallel_heads_meet_the_formulas_of_mohawk_s_double_blocks() {
+    for config in parallel_configs() {
+        for mixer in drawn(config.init(&device()), 6) {
+            assert_eq!(mixer.config().junction, config.junction);
+            let formula = block(&mixer);
+            assert_meets(&mixer, &mixer.mixer1.in_proj, |u| formula.forward(u));
+        }
     }
 }
 
@@ -172,4 +256,27 @@ fn parameters_are_counted_without_allocating_any() {
     assert_eq!(mamba2.n_params(), mamba2.init(&device).num_params());
     let attention = AttentionConfig::new(7, 4, 2, 6, RotaryConfig::new(6)).with_d_conv(Some(4));
     assert_eq!(attention.n_params(), attention.init(&device).num_params());
+    for config in parallel_configs() {
+        assert_eq!(config.n_params(), config.init(&device).num_params(), "{config}");
+    }
+}
+
+/// The SSM's state keeps its size, the key-value cache grows; without attention heads nothing does.
+#[test]
+fn parallel_heads_carry_both_states_and_their_sizes_are_known() {
+    let (dtype, device) = (widest(), device());
+    for config in parallel_configs() {
+        let mixer = config.init(&device).map(&mut RandomWeights::new(7, dtype));
+        let u = tensor(
+            &Rng::new(8).normals(2 * 5 * config.ssm.d_model),
+            [2, 5, config.ssm.d_model],
+            dtype,
+            &device,
+        );
+        let (_, state) = mixer.prefill(u, mixer.init_state(2, &device));
+        let size = mamba_ssd::MixerConfig::Parallel(config.clone()).state_size();
+        assert_eq!(state.bytes(), 2 * (size.constant + 5 * size.per_token) * dtype.size());
+        assert_eq!((state.batch(), state.is_constant()), (2, config.attention.is_none()));
+        assert_eq!(size.per_token, config.attention.map_or(0, |heads| 2 * heads.n_heads * heads.head_dim));
+    }
 }

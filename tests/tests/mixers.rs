@@ -5,8 +5,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{
-    Activation, AttentionConfig, DiscreteMamba2Config, Mamba1Config, Mamba2Config, MatrixMixer, Mixer,
-    MixerConfig, MixerState, Segments,
+    Activation, AttentionConfig, DiscreteMamba2Config, JunctionKind, Mamba1Config, Mamba2Config, MatrixMixer,
+    Mixer, MixerConfig, MixerState, ParallelConfig, Segments,
 };
 use mamba_ssd_tests::cases::{check, lengths};
 use mamba_ssd_tests::device::{device, dtypes, widest};
@@ -155,8 +155,30 @@ fn mamba1() -> impl Strategy<Value = (MixerConfig, usize)> {
     )
 }
 
+/// SSM heads beside attention heads of another width, or beside none; joined in any way.
+fn parallel() -> impl Strategy<Value = (MixerConfig, usize)> {
+    let attention = option::of((1..=3usize, 1..=3usize, any::<bool>()));
+    let junction = prop_oneof![
+        Just(JunctionKind::Adapter),
+        Just(JunctionKind::Vanilla),
+        Just(JunctionKind::Hymba),
+        Just(JunctionKind::Merger)
+    ];
+    let wide = discrete_mamba2().prop_filter("a deviation needs two channels", |(_, d_model)| *d_model > 1);
+    (wide, attention, junction).prop_map(|((config, d_model), attention, junction)| {
+        let MixerConfig::DiscreteMamba2(ssm) = config else { unreachable!("a discrete mixer") };
+        let attention = attention.map(|(heads, half, bias)| {
+            let config = AttentionConfig::new(d_model, heads, heads, 2 * half, RotaryConfig::new(2 * half));
+            config.with_qkv_bias(bias).with_out_bias(bias)
+        });
+        let config = ParallelConfig::new(ssm, junction).with_attention(attention);
+        (MixerConfig::Parallel(config), d_model)
+    })
+}
+
 fn cases() -> impl Strategy<Value = Case> {
-    let config = prop_oneof![attention(), discrete_mamba2(), mamba1(), mamba2(), grouped_mamba2()];
+    let config =
+        prop_oneof![attention(), discrete_mamba2(), mamba1(), mamba2(), grouped_mamba2(), parallel()];
     (config, 1..=2usize, 1..60usize, any::<u64>()).prop_flat_map(|((config, d_model), b, t, seed)| {
         let case = move |cuts| Case { config: config.clone(), d_model, b, t, cuts, seed };
         vec(0..t, 0..4).prop_map(case)
@@ -174,7 +196,7 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
 fn mix(mixer: &Mixer, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
     let values = mixer.values(u.clone(), segments).swap_dims(1, 2); // b h t p
     let mixed = mixer.mixing_matrix(u.clone(), segments).matmul(values).swap_dims(1, 2);
-    mixer.output(mixed, u)
+    mixer.output(mixed, u, segments)
 }
 
 #[test]
@@ -235,12 +257,9 @@ fn prefill_in_any_pieces_then_steps_equal_forward() {
 
 fn assert_same_state(got: MixerState, want: MixerState) {
     match (got, want) {
-        (
-            MixerState::Attention { k, v, conv },
-            MixerState::Attention { k: want_k, v: want_v, conv: want },
-        ) => {
-            assert_close("keys", k, want_k);
-            assert_close("values", v, want_v);
+        (MixerState::Attention { cache, conv }, MixerState::Attention { cache: want_cache, conv: want }) => {
+            assert_close("keys", cache.k, want_cache.k);
+            assert_close("values", cache.v, want_cache.v);
             assert_eq!(conv.is_some(), want.is_some(), "a window where there is a convolution");
             conv.into_iter()
                 .zip(want)
@@ -249,6 +268,13 @@ fn assert_same_state(got: MixerState, want: MixerState) {
         (MixerState::Ssm { conv, ssm }, MixerState::Ssm { conv: want_conv, ssm: want_ssm }) => {
             assert_close("convolution window", conv, want_conv);
             assert_close("SSD state", ssm, want_ssm);
+        }
+        (
+            MixerState::Parallel { ssm, attention },
+            MixerState::Parallel { ssm: want_ssm, attention: want_attention },
+        ) => {
+            assert_same_state(*ssm, *want_ssm);
+            assert_same_state(*attention, *want_attention);
         }
         (got, want) => panic!("states of different kinds: {got:?}, {want:?}"),
     }
@@ -343,6 +369,10 @@ fn saturated(mixer: Mixer) -> Mixer {
         Mixer::Mamba2(mut mixer) => {
             mixer.in_proj.weight = raise(mixer.in_proj.weight);
             Mixer::Mamba2(mixer)
+        }
+        Mixer::Parallel(mut mixer) => {
+            mixer.mixer1.in_proj.weight = raise(mixer.mixer1.in_proj.weight);
+            Mixer::Parallel(mixer)
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use burn::tensor::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mamba_ssd::JunctionKind;
 
 use crate::device::DeviceChoice;
 
@@ -21,7 +22,7 @@ pub struct Cli {
 pub enum Command {
     /// Distil a Transformer into a Mamba-2 student, in MOHAWK's three stages
     Distill(DistillArgs),
-    /// Continue a prompt with any supported model
+    /// Continue prompts with any supported model
     Generate(GenerateArgs),
     /// Replace attention layers by Mamba-2 mixers, without training
     Convert(ConvertArgs),
@@ -68,15 +69,22 @@ pub struct DistillArgs {
     pub scale: f64,
 }
 
-/// Continue a prompt.
+/// Continue prompts.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("texts").required(true).multiple(true).args(["prompt", "prompts"]))]
 pub struct GenerateArgs {
     /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
-    /// Text to continue
+    /// Text to continue; may be given several times
     #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
+    pub prompt: Vec<String>,
+    /// File of texts to continue, one a line; in FILE.jsonl every line is an object with a field "prompt"
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Continuations of every text, from one reading of it
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = count)]
+    pub samples: usize,
     /// Put the text into a conversation, as the model's chat template forms it
     #[arg(long, conflicts_with = "raw")]
     pub chat: bool,
@@ -92,12 +100,47 @@ pub struct GenerateArgs {
     /// 0 takes the likeliest token; higher is more varied
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = not_negative)]
     pub temperature: f64,
+    /// Sample among this many of the likeliest tokens
+    #[arg(long, value_name = "K", value_parser = count)]
+    pub top_k: Option<usize>,
     /// Sample among the likeliest tokens that hold this share of the probability
     #[arg(long, value_name = "P", value_parser = scale)]
     pub top_p: Option<f64>,
-    /// Seed of the sampling
+    /// Sample among tokens at least this share as likely as the likeliest
+    #[arg(long, value_name = "P", value_parser = scale)]
+    pub min_p: Option<f64>,
+    /// Make tokens of the text and its continuation less likely; 1 does nothing
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
+    pub repetition_penalty: f64,
+    /// Make tokens of the continuation less likely; 0 does nothing
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f64,
+    /// Seed of the sampling. The same text and seed give the same continuations beside whatever others
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// End a continuation in front of this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Continuations that are written at the same time, as far as memory allows
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = count)]
+    pub batch: usize,
+    /// Tokens of a text that are read at once
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
+    pub prefill_chunk: usize,
+    /// A smaller model of the same vocabulary, such as a distilled student, whose drafts this one verifies: the same
+    /// greedy text, sooner
+    #[arg(long, value_name = "MODEL", conflicts_with_all = ["temperature", "samples", "stop", "batch", "top_k", "top_p",
+        "min_p", "repetition_penalty", "presence_penalty", "log_probabilities"])]
+    pub draft: Option<PathBuf>,
+    /// Tokens to draft before they are verified
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count, requires = "draft")]
+    pub draft_tokens: usize,
+    /// Print one JSON object a line: index, prompt, sample, text, tokens, finish, or error
+    #[arg(long)]
+    pub json: bool,
+    /// With the log-probability of every token
+    #[arg(long, requires = "json")]
+    pub log_probabilities: bool,
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub device: DeviceChoice,
@@ -136,6 +179,13 @@ pub struct ConvertArgs {
     /// How the mixers start
     #[arg(long, value_enum, default_value_t = InitArg::Mohawk)]
     pub init: InitArg,
+    /// Attention heads that stay beside the mixers, as LAYER:HEAD, such as 9:25,4:4; all layers of a Llama or Qwen2
+    /// must become mixers
+    #[arg(long, value_name = "HEADS")]
+    pub heads: Option<HeadsArg>,
+    /// How a layer joins its mixer with the heads that stay
+    #[arg(long, value_enum, default_value_t = JunctionArg::Adapter, requires = "heads")]
+    pub junction: JunctionArg,
     /// Float type of the written weights
     #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
     pub dtype: DTypeArg,
@@ -169,8 +219,11 @@ pub struct CompareArgs {
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, or hf:OWNER/NAME[@REVISION]
-    #[arg(value_name = "MODEL")]
-    pub model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "preset")]
+    pub model: Option<PathBuf>,
+    /// Show the shapes of a published model instead, without any file; a wrong name lists those that there are
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub preset: Option<String>,
 }
 
 /// A float type of weights.
@@ -201,6 +254,47 @@ pub enum InitArg {
     Mohawk,
     /// Q, K, V and O become C, B, x and the output projection
     Qkvo,
+}
+
+/// How mixer and attention heads of one layer are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JunctionArg {
+    /// The attention in the scale of the mixer, projected; their mean
+    Adapter,
+    /// Their sum
+    Vanilla,
+    /// Each normed and gated; their mean, projected
+    Hymba,
+    /// Norms of their own in front, one norm and one projection behind; their mean
+    Merger,
+}
+
+impl From<JunctionArg> for JunctionKind {
+    fn from(junction: JunctionArg) -> Self {
+        match junction {
+            JunctionArg::Adapter => Self::Adapter,
+            JunctionArg::Vanilla => Self::Vanilla,
+            JunctionArg::Hymba => Self::Hymba,
+            JunctionArg::Merger => Self::Merger,
+        }
+    }
+}
+
+/// Layers and heads that stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadsArg(pub Vec<(usize, usize)>);
+
+impl std::str::FromStr for HeadsArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let pair = |pair: &str| {
+            let (layer, head) = pair.split_once(':')?;
+            Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
+        };
+        let pairs: Option<Vec<_>> = text.split(',').map(pair).collect();
+        pairs.map(Self).ok_or_else(|| format!("found {text:?}; expected layers and heads such as 9:25,4:4"))
+    }
 }
 
 /// Which layers become mixers.
@@ -244,6 +338,10 @@ fn positive(text: &str) -> Result<f64, String> {
     number(text, "a number above 0", |value| value > 0.0)
 }
 
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".into())
+}
+
 fn not_negative(text: &str) -> Result<f64, String> {
     number(text, "a number of at least 0", |value| value >= 0.0)
 }
@@ -272,6 +370,14 @@ mod tests {
         assert_eq!("0, 2,5".parse(), Ok(LayersArg::List(vec![0, 2, 5])));
         for wrong in ["", "every:0", "some", "1,-2"] {
             assert!(wrong.parse::<LayersArg>().is_err(), "{wrong:?} was taken");
+        }
+    }
+
+    #[test]
+    fn heads_are_pairs_of_layer_and_head() {
+        assert_eq!("9:25, 4:4".parse(), Ok(HeadsArg(vec![(9, 25), (4, 4)])));
+        for wrong in ["", "9", "9:", "9:25,", "9:-1", "9-25"] {
+            assert!(wrong.parse::<HeadsArg>().is_err(), "{wrong:?} was taken");
         }
     }
 

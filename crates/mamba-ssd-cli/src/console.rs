@@ -1,4 +1,5 @@
-//! Standard output. Everything a person sees goes through [`say`]; logs go to standard error through `tracing`.
+//! Standard output. Everything a person sees goes through [`say`]; logs go to standard error through `tracing`, what is
+//! said about answers that a program may read through [`note`].
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -12,6 +13,11 @@ pub fn say(line: impl Display) {
 pub fn print(text: impl Display) -> bool {
     let mut out = io::stdout().lock();
     write!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Prints one line on standard error: what is about the answers and not one of them.
+pub fn note(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}"); // nobody to tell if this fails
 }
 
 /// `12345678` as `12,345,678`.

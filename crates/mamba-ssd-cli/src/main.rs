@@ -9,6 +9,7 @@ mod files;
 mod hub;
 mod interrupt;
 mod language_model;
+mod memory;
 mod progress;
 mod report;
 mod summary;

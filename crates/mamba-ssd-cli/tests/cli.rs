@@ -229,6 +229,49 @@ fn conversion_reports_writes_and_can_be_read_back() {
 }
 
 #[test]
+fn published_models_are_shown_by_name_without_files() {
+    let shown = run(&["inspect", "--preset", "llamba-1b"], folder().path());
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    for part in [
+        "family      Llamba",
+        "parameters  1,405,159,936; the embedding is also the head",
+        "published   cartesia-ai/Llamba-1B",
+        "state       9,568,256 bytes in f32 (4,784,128 in bf16) for a sequence of any length",
+        "layers 0-15 discrete Mamba-2, 32 heads of 64, state 64, 32 for B and C",
+    ] {
+        assert!(text(&shown.stdout).contains(part), "{part} in {}", text(&shown.stdout));
+    }
+    assert_refused(
+        &["inspect", "--preset", "llamba"],
+        folder().path(),
+        &["no preset \"llamba\"", "llamba-1b, llamba-3b"],
+    );
+}
+
+#[test]
+fn heads_stay_beside_the_mixers_that_replace_them() {
+    let folder = folder();
+    teacher(folder.path());
+    let heads = run(&["convert", "teacher", "student", "--heads", "1:3,1:0"], folder.path());
+    assert!(heads.status.success(), "{}", text(&heads.stderr));
+    let shown = text(&run(&["inspect", "student"], folder.path()).stdout);
+    for part in [
+        "hybrid of Llama and Llamba by heads (Adapter)",
+        "layer 1     discrete Mamba-2",
+        "beside it attention, 2 heads of",
+        "beside it no attention heads (Adapter)",
+        "more for every token",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let refused = |heads: &str, parts: &[&str]| {
+        assert_refused(&["convert", "teacher", "other", "--heads", heads], folder.path(), parts);
+    };
+    refused("1:99", &["head 99 of layer 1 was to be kept", "0 to"]);
+    refused("77:0", &["head 0 of layer 77 was to be kept, but that layer is not converted"]);
+}
+
+#[test]
 fn a_small_run_writes_everything_and_its_student_answers() {
     let folder = folder();
     let output = run(&[&["distill"], &SMALL[..]].concat(), folder.path());

@@ -85,6 +85,48 @@ pub enum ConvertError {
         /// Features per head of the attention.
         head_dim: usize,
     },
+    /// A head to keep that does not exist.
+    #[error("head {head} of layer {layer} was to be kept, but that layer has heads 0 to {}; choose among those", n_heads - 1)]
+    NoSuchHead {
+        /// Layer of the head.
+        layer: usize,
+        /// The head asked for.
+        head: usize,
+        /// Heads of that layer.
+        n_heads: usize,
+    },
+    /// A head to keep that is named twice.
+    #[error("head {head} of layer {layer} was to be kept twice; name it once")]
+    HeadTwice {
+        /// Layer of the head.
+        layer: usize,
+        /// The head asked for.
+        head: usize,
+    },
+    /// A head to keep in a layer that does not change.
+    #[error(
+        "head {head} of layer {layer} was to be kept, but that layer is not converted; select it, or leave the head out"
+    )]
+    HeadOutside {
+        /// Layer of the head.
+        layer: usize,
+        /// The head asked for.
+        head: usize,
+    },
+    /// A model whose layers cannot hold both.
+    #[error("heads were to be kept beside mixers, which is for layers of Llama or Qwen2; this is a {family}")]
+    NoPlaceForHeads {
+        /// What the model is.
+        family: &'static str,
+    },
+    /// Heads that share a convolution.
+    #[error(
+        "layer {layer} has a convolution before its heads, which cannot be kept apart; leave its heads out"
+    )]
+    HeadsWithConvolution {
+        /// Layer of the heads.
+        layer: usize,
+    },
     /// A convolution that cannot pass its input through.
     #[error(
         "Q, K and V cannot pass through a convolution with an activation; choose activation = identity, or init = mohawk"

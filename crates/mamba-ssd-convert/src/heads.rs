@@ -14,6 +14,13 @@ pub(crate) fn expand(weight: Tensor<2>, heads: usize, to: usize) -> Tensor<2> {
     by_head.repeat_dim(2, to / heads).reshape([d, to * width])
 }
 
+/// The given heads of `weight [d, heads · width]`, in their order.
+pub(crate) fn select(weight: Tensor<2>, heads: usize, chosen: &[usize]) -> Tensor<2> {
+    let width = weight.dims()[1] / heads;
+    let chosen = chosen.iter().map(|head| weight.clone().narrow(1, head * width, width));
+    Tensor::cat(chosen.collect(), 1)
+}
+
 /// Appends to every head of `weight [d, heads · width]` the features of `padding [d, heads · more]`.
 pub(crate) fn pad(weight: Tensor<2>, heads: usize, padding: Tensor<2>) -> Tensor<2> {
     let ([d, columns], [_, more]) = (weight.dims(), padding.dims());
@@ -36,6 +43,13 @@ mod tests {
         let weight = Tensor::<2>::from_data([[1.0, 2.0, 3.0, 4.0]], &Device::flex());
         let expected = TensorData::from([[1.0f32, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0]]);
         expand(weight, 2, 4).into_data().assert_eq(&expected, true);
+    }
+
+    #[test]
+    fn heads_are_selected_in_the_order_given() {
+        let weight = Tensor::<2>::from_data([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]], &Device::flex());
+        let expected = TensorData::from([[5.0f32, 6.0, 1.0, 2.0]]);
+        select(weight, 3, &[2, 0]).into_data().assert_eq(&expected, true);
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub const OPEN_GATE: f64 = 1.278464542761;
 /// Base-2 logarithms of the shortest and the longest span of a head, in tokens.
 const SPANS: [f64; 2] = [3.0, 8.0];
 
+/// What is dropped when nothing of the attention is used.
+pub(crate) const QKVO: &str = "q, k, v, o_proj";
+
 /// Size of the decay's rows, relative to the others, when Q, K, V and O are copied.
 const SMALL: f64 = 0.1;
 
@@ -293,11 +296,7 @@ impl<'a> Start<'a> {
         let mut drop =
             |tensor: &str, params, note: &str| self.report.add(Action::Dropped, tensor, params, note);
         if self.plan.init == Init::Mohawk {
-            drop(
-                "q, k, v, o_proj",
-                attention.n_params() - attention.n_conv_params(),
-                "the mixer learns its own",
-            );
+            drop(QKVO, attention.n_params() - attention.n_conv_params(), "the mixer learns its own");
         } else if attention.out_bias && !self.config.bias {
             drop("o_proj bias", attention.d_model, "the mixer's projections have no bias");
         }
@@ -374,11 +373,11 @@ impl<'a> Start<'a> {
 }
 
 /// A trainable parameter of its own, whatever the tensor was computed from.
-fn parameter(tensor: Tensor<2>) -> Param<Tensor<2>> {
+pub(crate) fn parameter(tensor: Tensor<2>) -> Param<Tensor<2>> {
     Param::from_tensor(tensor.detach())
 }
 
 /// A row `[1, n]` as a parameter `[n]`.
-fn vector(row: Tensor<2>) -> Param<Tensor<1>> {
+pub(crate) fn vector(row: Tensor<2>) -> Param<Tensor<1>> {
     Param::from_tensor(row.squeeze_dim::<1>(0).detach())
 }

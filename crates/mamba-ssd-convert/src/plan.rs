@@ -1,11 +1,12 @@
 //! What to convert, and how.
 
-use mamba_ssd::{Attention, AttentionConfig, DiscreteMamba2, DiscreteMamba2Config};
+use burn::tensor::Tensor;
+use mamba_ssd::{Attention, AttentionConfig, DiscreteMamba2Config, JunctionKind, Mixer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConvertError, LayerReport, attention_to_discrete_mamba2};
+use crate::{ConvertError, LayerReport, attention_to_discrete_mamba2, attention_to_parallel};
 
 /// Where a mixer's weights start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +66,35 @@ impl LayerSelection {
     }
 }
 
+/// Attention heads that stay beside the mixers of the layers that change: those that retrieve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptHeads {
+    /// How a layer joins its mixer and its attention heads.
+    pub junction: JunctionKind,
+    /// Layer and query head. Every layer that changes has the junction, with or without heads.
+    pub heads: Vec<(usize, usize)>,
+}
+
+impl KeptHeads {
+    /// The heads of a layer, in the order given.
+    pub fn of_layer(&self, layer: usize) -> Vec<usize> {
+        self.heads.iter().filter(|(of, _)| *of == layer).map(|(_, head)| *head).collect()
+    }
+
+    fn check(&self, selected: &[usize]) -> Result<(), ConvertError> {
+        for (index, &(layer, head)) in self.heads.iter().enumerate() {
+            if self.heads[..index].contains(&(layer, head)) {
+                return Err(ConvertError::HeadTwice { layer, head });
+            }
+            if !selected.contains(&layer) {
+                return Err(ConvertError::HeadOutside { layer, head });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A conversion of a whole model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -85,6 +115,8 @@ pub struct ConversionPlan {
     pub bias: bool,
     /// Seed of the random weights. Every layer draws from a stream of its own.
     pub seed: u64,
+    /// Attention heads that stay, beside mixers with all heads; without it the mixers stand alone.
+    pub kept: Option<KeptHeads>,
 }
 
 /// The conversion of one layer.
@@ -107,6 +139,13 @@ impl LayerPlan {
         rng.set_stream(self.layer as u64);
         rng
     }
+
+    /// That of what joins the layer's mixer with attention heads: the mixer starts as it would alone.
+    pub(crate) fn junction_rng(&self) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(u64::MAX - self.layer as u64);
+        rng
+    }
 }
 
 impl ConversionPlan {
@@ -124,19 +163,38 @@ impl ConversionPlan {
         config.with_expand(expand).with_chunk_size(chunk_size).with_bias(self.bias)
     }
 
-    /// Converts one layer of a model of `n_layers`.
+    /// The layers of `n_layers` that change, in order.
     ///
     /// # Errors
     ///
-    /// See [`attention_to_discrete_mamba2`].
+    /// As [`LayerSelection::resolve`]; also if a head is to be kept twice, or in a layer that does not change.
+    pub fn selected(&self, n_layers: usize) -> Result<Vec<usize>, ConvertError> {
+        let selected = self.layers.resolve(n_layers)?;
+        self.kept.as_ref().map_or(Ok(()), |kept| kept.check(&selected))?;
+        Ok(selected)
+    }
+
+    /// Converts one layer of a model of `n_layers`. `norm [d]` is the scale of the norm in front of the attention;
+    /// only a [`JunctionKind::Merger`] takes it over, and the layer has no norm there afterwards.
+    ///
+    /// # Errors
+    ///
+    /// See [`attention_to_discrete_mamba2`] and [`attention_to_parallel`].
     pub fn convert_layer(
         &self,
         layer: usize,
         n_layers: usize,
         attention: &Attention,
-    ) -> Result<(DiscreteMamba2, LayerReport), ConvertError> {
+        norm: Option<Tensor<1>>,
+    ) -> Result<(Mixer, LayerReport), ConvertError> {
         let plan = LayerPlan { layer, n_layers, init: self.init, seed: self.seed };
-        attention_to_discrete_mamba2(attention, &self.mixer_config(attention.config()), plan)
+        let config = self.mixer_config(attention.config());
+        match &self.kept {
+            None => attention_to_discrete_mamba2(attention, &config, plan)
+                .map(|(mixer, report)| (Mixer::DiscreteMamba2(mixer), report)),
+            Some(kept) => attention_to_parallel(attention, &config, kept, norm, plan)
+                .map(|(mixer, report)| (Mixer::Parallel(mixer), report)),
+        }
     }
 }
 
@@ -151,6 +209,18 @@ mod tests {
         assert_eq!(resolve(LayerSelection::EveryNth(2)), Ok(vec![0, 2, 4]));
         assert_eq!(resolve(LayerSelection::List(vec![5, 1, 1])), Ok(vec![1, 5]));
         assert_eq!(resolve(LayerSelection::AllExcept(vec![4, 1])), Ok(vec![0, 2, 3, 5]));
+    }
+
+    #[test]
+    fn kept_heads_must_lie_in_layers_that_change_and_be_named_once() {
+        let selected = |heads: &[(usize, usize)]| {
+            let kept = KeptHeads { junction: JunctionKind::Adapter, heads: heads.to_vec() };
+            let layers = LayerSelection::List(vec![1, 3]);
+            ConversionPlan { layers, kept: Some(kept), ..ConversionPlan::default() }.selected(4)
+        };
+        assert_eq!(selected(&[(3, 0), (1, 5), (3, 2)]), Ok(vec![1, 3]));
+        assert_eq!(selected(&[(2, 0)]), Err(ConvertError::HeadOutside { layer: 2, head: 0 }));
+        assert_eq!(selected(&[(1, 7), (3, 7), (1, 7)]), Err(ConvertError::HeadTwice { layer: 1, head: 7 }));
     }
 
     #[test]

@@ -4,9 +4,12 @@ use burn::module::Param;
 use burn::nn::Linear;
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
 use mamba_ssd::rope::RotaryConfig;
-use mamba_ssd::{Attention, AttentionConfig, DiscreteMamba2, DiscreteMamba2Config, MatrixMixer};
+use mamba_ssd::{
+    Attention, AttentionConfig, DiscreteMamba2, DiscreteMamba2Config, Junction, JunctionKind, MatrixMixer,
+};
 use mamba_ssd_convert::{
-    Action, ConversionPlan, ConvertError, Init, LayerPlan, LayerReport, attention_to_discrete_mamba2,
+    Action, ConversionPlan, ConvertError, Init, KeptHeads, LayerPlan, LayerReport,
+    attention_to_discrete_mamba2, attention_to_parallel,
 };
 
 const D: usize = 24;
@@ -139,7 +142,7 @@ fn the_default_start_opens_the_gate_and_passes_the_current_token() {
     let mixed = random([9, 4, 6]).unsqueeze_dim::<4>(0);
     let expected = mixer.out_proj.forward(mixed.clone().reshape([1, 9, D]));
     mixer
-        .output(mixed, u)
+        .output(mixed, u, None)
         .into_data()
         .assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-6));
     assert_eq!(mixer.d.val().into_data(), Tensor::<1>::ones([4], &Device::flex()).into_data());
@@ -245,4 +248,122 @@ fn plans_take_the_attention_s_shapes_unless_told_otherwise() {
         ConversionPlan { d_state: Some(64), n_heads: Some(8), chunk_size: Some(32), ..Default::default() };
     let config = plan.mixer_config(&wide);
     assert_eq!((config.n_heads, config.d_state, config.chunk_size), (8, 64, 32));
+}
+
+const JUNCTIONS: [JunctionKind; 4] =
+    [JunctionKind::Adapter, JunctionKind::Vanilla, JunctionKind::Hymba, JunctionKind::Merger];
+
+fn kept(junction: JunctionKind, heads: &[usize]) -> KeptHeads {
+    KeptHeads { junction, heads: heads.iter().map(|&head| (0, head)).collect() }
+}
+
+/// The attention with the output projection of every other head silenced.
+fn only(mut attention: Attention, heads: &[usize]) -> Attention {
+    let head_dim = attention.config().head_dim;
+    let weight = attention.o_proj.weight.val();
+    let rows = (0..attention.config().n_heads).map(|head| {
+        let rows = weight.clone().narrow(0, head * head_dim, head_dim);
+        if heads.contains(&head) { rows } else { rows.zeros_like() }
+    });
+    attention.o_proj.weight = Param::from_tensor(Tensor::cat(rows.collect(), 0));
+    attention
+}
+
+#[test]
+fn kept_heads_are_the_teacher_s_and_the_mixer_is_as_it_would_be_alone() {
+    let config = DiscreteMamba2Config::new(D, 4, 6);
+    for (kv_heads, biases) in [(4, false), (2, true), (1, false)] {
+        let teacher = attention(4, kv_heads, 6, biases);
+        for heads in [[2].as_slice(), &[3, 0], &[0, 1, 2, 3]] {
+            let kept = kept(JunctionKind::Vanilla, heads);
+            let (mixer, _) = attention_to_parallel(&teacher, &config, &kept, None, plan(Init::Mohawk))
+                .expect("shapes that convert");
+            let own = mixer.mixer2.as_ref().expect("attention heads");
+            assert_eq!(
+                (own.config().n_heads, own.config().n_kv_heads, own.q_proj.weight.dims()),
+                (heads.len(), heads.len(), [D, 6 * heads.len()])
+            );
+            let u = random([2, 9, D]);
+            let expected = only(teacher.clone(), heads).forward(u.clone(), None).into_data();
+            own.forward(u.clone(), None)
+                .into_data()
+                .assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+            let (alone, _) = convert(&teacher, &config, Init::Mohawk);
+            let [alone, beside] =
+                [&alone, &mixer.mixer1].map(|mixer| mixer.forward(u.clone(), None).into_data());
+            assert_eq!(alone, beside);
+        }
+    }
+}
+
+#[test]
+fn a_junction_starts_as_the_plan_s_seed_has_it_and_a_merger_takes_the_norm_over() {
+    let (teacher, config) = (attention(4, 2, 6, false), DiscreteMamba2Config::new(D, 4, 6));
+    let norm = Tensor::random([D], Distribution::Uniform(0.5, 2.0), &Device::flex());
+    let junction = |junction, heads: &[usize], plan| {
+        let kept = kept(junction, heads);
+        let converted = attention_to_parallel(&teacher, &config, &kept, Some(norm.clone()), plan);
+        converted.expect("shapes that convert").0.junction
+    };
+    let weight = |plan| match junction(JunctionKind::Adapter, &[1], plan) {
+        Some(Junction::Adapter(adapter)) => adapter.out_proj.weight.val().into_data(),
+        other => panic!("an adapter, not {other:?}"),
+    };
+    assert_eq!(weight(plan(Init::Qkvo)), weight(plan(Init::Qkvo)));
+    assert_ne!(weight(plan(Init::Qkvo)), weight(LayerPlan { seed: 6, ..plan(Init::Qkvo) }));
+    assert!(junction(JunctionKind::Adapter, &[], plan(Init::Qkvo)).is_none(), "nothing to adapt");
+    let Some(Junction::Merger(merger)) = junction(JunctionKind::Merger, &[], plan(Init::Qkvo)) else {
+        panic!("a merger")
+    };
+    for weight in [merger.input_layernorm.ssm_weight, merger.input_layernorm.attn_weight] {
+        assert_eq!(weight.val().into_data(), norm.to_data());
+    }
+}
+
+#[test]
+fn reports_account_for_kept_heads() {
+    let (teacher, config) = (attention(4, 2, 6, true), DiscreteMamba2Config::new(D, 4, 8));
+    for (init, junction) in
+        [Init::Mohawk, Init::Qkvo].into_iter().flat_map(|init| JUNCTIONS.map(|kind| (init, kind)))
+    {
+        for heads in [[].as_slice(), &[3], &[0, 3], &[0, 1]] {
+            let kept = kept(junction, heads);
+            let (mixer, report) = attention_to_parallel(
+                &teacher,
+                &config,
+                &kept,
+                Some(Tensor::ones([D], &Device::flex())),
+                plan(init),
+            )
+            .expect("shapes that convert");
+            let student =
+                [Action::Copied, Action::Repeated, Action::Initialised].map(|action| report.count(action));
+            assert_eq!(
+                student.iter().sum::<usize>(),
+                mixer.config().n_params(),
+                "{init:?} {junction:?} {heads:?}"
+            );
+            if init == Init::Mohawk {
+                let used = mixer.mixer2.as_ref().map_or(0, |mixer| mixer.config().n_params());
+                let shared = if heads == [0, 1] { 2 * 6 * (D + 1) } else { 0 }; // two heads read the same keys
+                let teacher = teacher.config().n_params();
+                assert_eq!(report.count(Action::Dropped) + used - shared, teacher, "{junction:?} {heads:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_that_cannot_be_kept_are_refused() {
+    let config = DiscreteMamba2Config::new(D, 4, 6);
+    let refused = |teacher: &Attention, heads: &[usize]| {
+        attention_to_parallel(teacher, &config, &kept(JunctionKind::Adapter, heads), None, plan(Init::Mohawk))
+            .expect_err("no such head")
+    };
+    let missing = refused(&attention(4, 2, 6, false), &[1, 4]);
+    assert_eq!(missing, ConvertError::NoSuchHead { layer: 0, head: 4, n_heads: 4 });
+    assert!(missing.to_string().contains("has heads 0 to 3"));
+    let convolved = AttentionConfig::new(D, 4, 4, 6, RotaryConfig::new(6)).with_d_conv(Some(4));
+    let refused = refused(&convolved.init(&Device::flex()), &[1]);
+    assert_eq!(refused, ConvertError::HeadsWithConvolution { layer: 0 });
 }

@@ -61,6 +61,14 @@ pub enum ModelError {
         /// What the tokenizer said.
         reason: String,
     },
+    /// A file holds no state of this model.
+    #[error("{}: {}", one_line(path.display()), one_line(reason))]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What was found, what was expected, and what to do.
+        reason: String,
+    },
     /// A model that no checkpoint format can express.
     #[error("this model cannot be written: {0}")]
     Unwritable(String),

@@ -9,8 +9,8 @@
 //! Teacher, hybrid and student are one struct whose layers hold other mixers: a [`Llama`] whose every
 //! mixer is `DiscreteMamba2` *is* Llamba. A [`Model`] is any of them. A [`Checkpoint`] is one in files
 //! of any format; reading is strict. What is written is the usual folder (`config.json`,
-//! `model.safetensors`, `tokenizer.json`) with the key names of the published checkpoints, atomically. [`generate()`] decodes any
-//! [`Backbone`](mamba_ssd::Backbone).
+//! `model.safetensors`, `tokenizer.json`) with the key names of the published checkpoints, atomically. An [`Engine`] continues many
+//! prompts at a time with any [`Backbone`](mamba_ssd::Backbone); [`generate()`] is its short form.
 //!
 //! ```
 //! use burn::tensor::Device;
@@ -35,23 +35,32 @@ mod chat;
 mod checkpoint;
 mod config;
 mod convert;
+mod engine;
 mod error;
 pub mod generate;
 mod llama;
 mod mamba2;
 mod model;
 mod phi;
+pub mod presets;
+mod random;
 pub mod sampling;
+mod speculative;
+mod text_stream;
 mod tokenizer;
 
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Deviation, Reference, SaveOptions, TensorInfo};
 pub use config::{LlamaConfig, Mamba2LmConfig, ModelConfig, PhiConfig, SpecialTokens};
+pub use engine::{Completion, Engine, EngineOptions, Event, Finish, Request, RequestError, SampleId, Usage};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, generate, generate_one};
 pub use llama::{Llama, LlamaBlock, LlamaMlp};
 pub use mamba2::{Mamba2Block, Mamba2Lm};
 pub use model::Model;
 pub use phi::{Phi, PhiBlock, PhiMlp};
+pub use random::uniform;
 pub use sampling::Sampling;
+pub use speculative::{SpeculateOptions, Speculated, speculate};
+pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;

@@ -1,4 +1,4 @@
-//! Llama, Llamba, MambaInLlama and the hybrids.
+//! Llama, Llamba, MambaInLlama and the hybrids, by layers or by heads.
 //!
 //! ```text
 //! x ← x + mixer(RMSNorm(x))
@@ -35,8 +35,9 @@ pub struct Llama {
 /// A layer: mixer, then MLP, each behind a norm and beside a residual.
 #[derive(Module, Debug)]
 pub struct LlamaBlock {
-    /// The norm in front of the mixer.
-    pub input_layernorm: RmsNorm,
+    /// The norm in front of the mixer, unless that norms its input itself (a
+    /// [`Merger`](mamba_ssd::JunctionKind::Merger)).
+    pub input_layernorm: Option<RmsNorm>,
     /// The mixer.
     pub mixer: Mixer,
     /// The norm in front of the MLP, whatever the mixer is.
@@ -73,6 +74,14 @@ impl LlamaMlp {
 }
 
 impl LlamaBlock {
+    /// The mixer's input.
+    fn mixer_input<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
+        match &self.input_layernorm {
+            Some(norm) => norm.forward(hidden),
+            None => hidden,
+        }
+    }
+
     /// What follows the mixer: residual, norm and MLP.
     fn after_mixer<const D: usize>(&self, hidden: Tensor<D>, mixed: Tensor<D>) -> Tensor<D> {
         let hidden = hidden + mixed;
@@ -104,12 +113,12 @@ impl Backbone for Llama {
 
     fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
         let block = &self.layers[layer];
-        let mixed = block.mixer.forward(block.input_layernorm.forward(hidden.clone()), segments);
+        let mixed = block.mixer.forward(block.mixer_input(hidden.clone()), segments);
         block.after_mixer(hidden, mixed)
     }
 
     fn mixer_input(&self, layer: usize, hidden: Tensor<3>) -> Tensor<3> {
-        self.layers[layer].input_layernorm.forward(hidden)
+        self.layers[layer].mixer_input(hidden)
     }
 
     fn head(&self, hidden: Tensor<3>) -> Tensor<3> {
@@ -119,13 +128,13 @@ impl Backbone for Llama {
 
     fn layer_prefill(&self, layer: usize, hidden: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
         let block = &self.layers[layer];
-        let (mixed, state) = block.mixer.prefill(block.input_layernorm.forward(hidden.clone()), state);
+        let (mixed, state) = block.mixer.prefill(block.mixer_input(hidden.clone()), state);
         (block.after_mixer(hidden, mixed), state)
     }
 
     fn layer_step(&self, layer: usize, hidden: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let block = &self.layers[layer];
-        let (mixed, state) = block.mixer.step(block.input_layernorm.forward(hidden.clone()), state);
+        let (mixed, state) = block.mixer.step(block.mixer_input(hidden.clone()), state);
         (block.after_mixer(hidden, mixed), state)
     }
 }

@@ -1,6 +1,6 @@
 //! From logits to a token.
 //!
-//! In the order of transformers: repetition penalty, temperature, top-k, top-p, min-p, then a draw.
+//! In the order of transformers: penalties, temperature, top-k, top-p, min-p, then a draw.
 //! What is cut off becomes `-inf`.
 
 use serde::{Deserialize, Serialize};
@@ -17,13 +17,32 @@ pub struct Sampling {
     pub top_p: Option<f32>,
     /// Keeps tokens at least p times as likely as the likeliest.
     pub min_p: Option<f32>,
-    /// Divides positive and multiplies negative logits of tokens already there; 1 does nothing.
+    /// Divides positive and multiplies negative logits of tokens of the prompt and of the text so far; 1 does
+    /// nothing.
     pub repetition_penalty: f32,
+    /// Subtracted from the logits of tokens of the text so far, prompt excluded, as in vLLM; 0 does nothing.
+    pub presence_penalty: f32,
+}
+
+/// The tokens that penalties act on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen<'a> {
+    /// Of the prompt.
+    pub prompt: &'a [u32],
+    /// Chosen since.
+    pub new: &'a [u32],
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: None, top_p: None, min_p: None, repetition_penalty: 1.0 }
+        Self {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            min_p: None,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+        }
     }
 }
 
@@ -33,15 +52,17 @@ impl Sampling {
         Self { temperature, ..Self::default() }
     }
 
-    /// Chooses a token. `seen` is what the repetition penalty acts on, `unit` a number in [0, 1) that
-    /// decides a draw.
+    /// Chooses a token. `seen` is what the penalties act on, `unit` a number in [0, 1) that decides a draw.
     ///
     /// # Panics
     ///
     /// If there are no logits.
-    pub fn choose(&self, logits: &mut [f32], seen: &[u32], unit: f64) -> u32 {
+    pub fn choose(&self, logits: &mut [f32], seen: Seen, unit: f64) -> u32 {
         if self.repetition_penalty != 1.0 {
-            repetition_penalty(logits, seen, self.repetition_penalty);
+            repetition_penalty(logits, &[seen.prompt, seen.new].concat(), self.repetition_penalty);
+        }
+        if self.presence_penalty != 0.0 {
+            presence_penalty(logits, seen.new, self.presence_penalty);
         }
         if self.temperature <= 0.0 {
             return argmax(logits);
@@ -77,13 +98,34 @@ pub fn argmax(logits: &[f32]) -> u32 {
 
 /// Makes tokens that were seen less likely: positive logits are divided, negative multiplied.
 pub fn repetition_penalty(logits: &mut [f32], seen: &[u32], penalty: f32) {
+    change_each(logits, seen, |logit| if logit < 0.0 { logit * penalty } else { logit / penalty });
+}
+
+/// Makes tokens that were seen less likely, however often: `penalty` is subtracted once.
+pub fn presence_penalty(logits: &mut [f32], seen: &[u32], penalty: f32) {
+    change_each(logits, seen, |logit| logit - penalty);
+}
+
+/// Changes the logit of every token of `seen` once.
+fn change_each(logits: &mut [f32], seen: &[u32], change: impl Fn(f32) -> f32) {
     let mut seen: Vec<usize> = seen.iter().map(|&token| token as usize).collect();
     seen.sort_unstable();
     seen.dedup();
     for token in seen {
         let Some(logit) = logits.get_mut(token) else { continue };
-        *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        *logit = change(*logit);
     }
+}
+
+/// The log-probability of a token, `x - log Σ exp`, summed in f64.
+///
+/// # Panics
+///
+/// If there is no such token.
+pub fn log_probability(logits: &[f32], token: u32) -> f32 {
+    let largest = f64::from(logits[argmax(logits) as usize]);
+    let total: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+    (f64::from(logits[token as usize]) - largest - total.ln()) as f32
 }
 
 /// Keeps the `k` likeliest tokens, at least `min_keep`, and those as likely as the last of them.

@@ -97,6 +97,11 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max()
     }
 
+    /// Whether both have the same words under the same numbers, as models must that speculate together.
+    pub fn same_vocabulary(&self, other: &Self) -> bool {
+        self.inner.get_vocab(true) == other.inner.get_vocab(true)
+    }
+
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::{DType, Device};
-use common::{llama, mamba2, phi, read, reference};
+use common::{llama, mamba2, parallel, phi, read, reference};
+use mamba_ssd::JunctionKind;
 use mamba_ssd_models::{Checkpoint, Model, Reference};
 use peak_alloc::PeakAlloc;
 use rand::{RngExt, SeedableRng};
@@ -60,6 +61,7 @@ fn targets() -> Vec<Target> {
     vec![
         Target::new("llama", saved(&llama("aa")), None),
         Target::new("llamba", saved(&llama("ma")), None),
+        Target::new("heads side by side", saved(&parallel(JunctionKind::Hymba, &[1, 0])), None),
         Target::new("phi", saved(&phi("am")), None),
         Target::new("mamba2", saved(&mamba2(true)), None),
         Target::new("index", sharded, Some("model.safetensors.index.json")),

@@ -5,9 +5,10 @@ mod common;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use common::{
-    Tensors, bits, difference, folder, llama, mamba_in_llama, mamba2, mamba2_attention, tensors_of, tokens,
+    Tensors, Writer, bits, difference, folder, llama, mamba_in_llama, mamba2, mamba2_attention, tensors_of,
+    tokens,
 };
-use mamba_ssd::{Attention, Backbone, CausalConv1d, Mamba2, Mixer, MixerConfig};
+use mamba_ssd::{Attention, Backbone, Mamba2, Mixer, MixerConfig};
 use mamba_ssd_models::{Llama, Mamba2Lm, Model, ModelConfig};
 use serde_json::{Value, json};
 
@@ -20,73 +21,49 @@ enum Dialect {
     Fused,
 }
 
-/// A file in the making.
-#[derive(Default)]
-struct Writer(Tensors);
+fn write_mamba2(file: &mut Writer, key: &str, mixer: &Mamba2) {
+    file.linear(&format!("{key}.in_proj"), &mixer.in_proj);
+    file.conv(&format!("{key}.conv1d"), &mixer.conv1d);
+    file.put(format!("{key}.dt_bias"), mixer.dt_bias.val());
+    file.put(format!("{key}.A_log"), mixer.a_log.val());
+    file.put(format!("{key}.D"), mixer.d.val());
+    file.put(format!("{key}.norm.weight"), mixer.norm.weight.val());
+    file.linear(&format!("{key}.out_proj"), &mixer.out_proj);
+}
 
-impl Writer {
-    fn put<const D: usize>(&mut self, key: impl Into<String>, tensor: Tensor<D>) {
-        let data = tensor.into_data();
-        let values = data.try_to_vec().expect("f32");
-        self.0.insert(key.into(), (data.shape().as_slice().to_vec(), values));
-    }
-
-    fn linear(&mut self, key: &str, linear: &Linear) {
-        self.put(format!("{key}.weight"), linear.weight.val().transpose());
-        if let Some(bias) = &linear.bias {
-            self.put(format!("{key}.bias"), bias.val());
+fn write_mixer(file: &mut Writer, layer: &str, mixer: &Mixer, dialect: Dialect) {
+    match (mixer, dialect) {
+        (Mixer::Attention(attention), Dialect::Fused) => {
+            file.put(format!("{layer}.mha.in_proj.weight"), fused(attention));
+            file.linear(&format!("{layer}.mha.out_proj"), &attention.o_proj);
         }
-    }
-
-    fn conv(&mut self, key: &str, conv: &CausalConv1d) {
-        self.put(format!("{key}.weight"), conv.weight.val().unsqueeze_dim::<3>(1));
-        self.put(format!("{key}.bias"), conv.bias.as_ref().expect("a bias").val());
-    }
-
-    fn mamba2(&mut self, key: &str, mixer: &Mamba2) {
-        self.linear(&format!("{key}.in_proj"), &mixer.in_proj);
-        self.conv(&format!("{key}.conv1d"), &mixer.conv1d);
-        self.put(format!("{key}.dt_bias"), mixer.dt_bias.val());
-        self.put(format!("{key}.A_log"), mixer.a_log.val());
-        self.put(format!("{key}.D"), mixer.d.val());
-        self.put(format!("{key}.norm.weight"), mixer.norm.weight.val());
-        self.linear(&format!("{key}.out_proj"), &mixer.out_proj);
-    }
-
-    fn mixer(&mut self, layer: &str, mixer: &Mixer, dialect: Dialect) {
-        match (mixer, dialect) {
-            (Mixer::Attention(attention), Dialect::Fused) => {
-                self.put(format!("{layer}.mha.in_proj.weight"), fused(attention));
-                self.linear(&format!("{layer}.mha.out_proj"), &attention.o_proj);
-            }
-            (Mixer::Attention(attention), Dialect::Split) => {
-                self.linear(&format!("{layer}.self_attn.q_proj"), &attention.q_proj);
-                self.linear(&format!("{layer}.self_attn.k_proj"), &attention.k_proj);
-                self.linear(&format!("{layer}.self_attn.v_proj"), &attention.v_proj);
-                self.linear(&format!("{layer}.self_attn.o_proj"), &attention.o_proj);
-            }
-            (Mixer::Mamba1(mixer), dialect) => {
-                let rows = mixer.in_proj.weight.val().transpose();
-                match dialect {
-                    Dialect::Fused => self.put(format!("{layer}.mamba.in_proj.weight"), rows),
-                    Dialect::Split => {
-                        for (name, first, count) in MAMBA1_ROWS {
-                            self.put(
-                                format!("{layer}.mamba.{name}.weight"),
-                                rows.clone().narrow(0, first, count),
-                            );
-                        }
+        (Mixer::Attention(attention), Dialect::Split) => {
+            file.linear(&format!("{layer}.self_attn.q_proj"), &attention.q_proj);
+            file.linear(&format!("{layer}.self_attn.k_proj"), &attention.k_proj);
+            file.linear(&format!("{layer}.self_attn.v_proj"), &attention.v_proj);
+            file.linear(&format!("{layer}.self_attn.o_proj"), &attention.o_proj);
+        }
+        (Mixer::Mamba1(mixer), dialect) => {
+            let rows = mixer.in_proj.weight.val().transpose();
+            match dialect {
+                Dialect::Fused => file.put(format!("{layer}.mamba.in_proj.weight"), rows),
+                Dialect::Split => {
+                    for (name, first, count) in MAMBA1_ROWS {
+                        file.put(
+                            format!("{layer}.mamba.{name}.weight"),
+                            rows.clone().narrow(0, first, count),
+                        );
                     }
                 }
-                self.conv(&format!("{layer}.mamba.conv1d"), &mixer.conv1d);
-                self.linear(&format!("{layer}.mamba.dt_proj"), &mixer.dt_proj);
-                self.put(format!("{layer}.mamba.A_log"), mixer.a_log.val());
-                self.put(format!("{layer}.mamba.D"), mixer.d.val());
-                self.linear(&format!("{layer}.mamba.out_proj"), &mixer.out_proj);
             }
-            (Mixer::Mamba2(mixer), _) => self.mamba2(&format!("{layer}.mamba"), mixer),
-            (Mixer::DiscreteMamba2(_), _) => panic!("no mixer of MambaInLlama"),
+            file.conv(&format!("{layer}.mamba.conv1d"), &mixer.conv1d);
+            file.linear(&format!("{layer}.mamba.dt_proj"), &mixer.dt_proj);
+            file.put(format!("{layer}.mamba.A_log"), mixer.a_log.val());
+            file.put(format!("{layer}.mamba.D"), mixer.d.val());
+            file.linear(&format!("{layer}.mamba.out_proj"), &mixer.out_proj);
         }
+        (Mixer::Mamba2(mixer), _) => write_mamba2(file, &format!("{layer}.mamba"), mixer),
+        (Mixer::DiscreteMamba2(_) | Mixer::Parallel(_), _) => panic!("no mixer of MambaInLlama"),
     }
 }
 
@@ -114,13 +91,14 @@ fn mamba_in_llama_file(model: &Llama, dialect: Dialect) -> Tensors {
     }
     for (index, block) in model.layers.iter().enumerate() {
         let layer = format!("model.layers.{index}");
-        file.put(format!("{layer}.input_layernorm.weight"), block.input_layernorm.weight.val());
+        let norm = block.input_layernorm.as_ref().expect("a norm").weight.val();
+        file.put(format!("{layer}.input_layernorm.weight"), norm);
         let norm = block.post_attention_layernorm.weight.val();
         file.put(format!("{layer}.post_attention_layernorm.weight"), norm);
         file.linear(&format!("{layer}.mlp.gate_proj"), &block.mlp.gate_proj);
         file.linear(&format!("{layer}.mlp.up_proj"), &block.mlp.up_proj);
         file.linear(&format!("{layer}.mlp.down_proj"), &block.mlp.down_proj);
-        file.mixer(&layer, &block.mixer, dialect);
+        write_mixer(&mut file, &layer, &block.mixer, dialect);
     }
     file.0
 }
@@ -399,7 +377,7 @@ fn mamba2_attention_file(model: &Mamba2Lm) -> Tensors {
                 file.conv(&format!("{layer}.mixer.conv1d"), conv);
                 file.linear(&format!("{layer}.mixer.out_proj"), &attention.o_proj);
             }
-            Mixer::Mamba2(mixer) => file.mamba2(&format!("{layer}.mixer"), mixer),
+            Mixer::Mamba2(mixer) => write_mamba2(&mut file, &format!("{layer}.mixer"), mixer),
             _ => panic!("no mixer of mamba2attn"),
         }
     }

@@ -3,8 +3,10 @@
 mod common;
 
 use common::read_text;
-use mamba_ssd_models::Sampling;
-use mamba_ssd_models::sampling::{argmax, draw, min_p, repetition_penalty, top_k, top_p};
+use mamba_ssd_models::sampling::{
+    Seen, argmax, draw, log_probability, min_p, presence_penalty, repetition_penalty, top_k, top_p,
+};
+use mamba_ssd_models::{Sampling, uniform};
 use serde_json::Value;
 
 fn cases(name: &str) -> Vec<Value> {
@@ -101,7 +103,64 @@ fn draws_follow_the_probabilities() {
 #[test]
 fn greedy_takes_the_first_of_the_likeliest() {
     assert_eq!(argmax(&[0.0, 2.0, 2.0, -1.0]), 1);
-    assert_eq!(Sampling::default().choose(&mut [0.0, 2.0, 2.0, -1.0], &[], 0.9), 1);
+    assert_eq!(Sampling::default().choose(&mut [0.0, 2.0, 2.0, -1.0], Seen::default(), 0.9), 1);
     let penalised = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-    assert_eq!(penalised.choose(&mut [0.0, 2.0, 1.5], &[1], 0.0), 2);
+    let seen = |prompt, new| Seen { prompt, new };
+    assert_eq!(penalised.choose(&mut [0.0, 2.0, 1.5], seen(&[1], &[]), 0.0), 2);
+    assert_eq!(penalised.choose(&mut [0.0, 2.0, 1.5], seen(&[], &[1]), 0.0), 2);
+    let present = Sampling { presence_penalty: 1.0, ..Sampling::default() };
+    assert_eq!(present.choose(&mut [0.0, 2.0, 1.5], seen(&[1], &[]), 0.0), 1, "the prompt is not the text");
+    assert_eq!(present.choose(&mut [0.0, 2.0, 1.5], seen(&[], &[1, 1]), 0.0), 2);
+}
+
+#[test]
+fn presence_costs_the_same_however_often() {
+    let mut logits = [1.0, 2.0, -3.0];
+    presence_penalty(&mut logits, &[2, 0, 2, 2, 9], 0.5);
+    assert_eq!(logits, [0.5, 2.0, -3.5]);
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_softmax() {
+    let logits = [0.2f32, 0.5, 0.3].map(|p| p.ln() + 700.0);
+    for (token, probability) in [0.2f32, 0.5, 0.3].into_iter().enumerate() {
+        assert!((log_probability(&logits, token as u32) - probability.ln()).abs() < 1e-4); // 700 has 6e-5 of rounding
+    }
+}
+
+/// Pearson's statistic of `draws` tokens against their probabilities, over tokens that can be drawn.
+fn chi_square(sampling: Sampling, logits: &[f32], expected: &[f64], draws: u64) -> f64 {
+    let mut counts = vec![0u64; logits.len()];
+    for position in 0..draws {
+        // Streams, seeds and positions all vary: what they name must be independent.
+        let unit = uniform(position % 7, position % 11, position);
+        counts[sampling.choose(&mut logits.to_vec(), Seen::default(), unit) as usize] += 1;
+    }
+    let term = |(count, p): (u64, f64)| {
+        let mean = p * draws as f64;
+        assert!(p > 0.0 || count == 0, "a token was drawn that cannot be");
+        if p > 0.0 { (count as f64 - mean).powi(2) / mean } else { 0.0 }
+    };
+    counts.into_iter().zip(expected.iter().copied()).map(term).sum()
+}
+
+/// 0.1 % quantiles of the chi-square distribution from above: scipy 1.17, `chi2.isf(1e-3, degrees)`.
+#[test]
+fn draws_have_the_distribution_of_their_probabilities() {
+    let probabilities = [0.4f64, 0.05, 0.25, 0.2, 0.07, 0.03];
+    let logits = probabilities.map(|p| p.ln() as f32);
+    let plain = Sampling::with_temperature(1.0);
+    assert!(chi_square(plain, &logits, &probabilities, 20_000) < 20.515); // 5 degrees
+    let squared: f64 = probabilities.iter().map(|p| p * p).sum();
+    let cold = probabilities.map(|p| p * p / squared);
+    assert!(chi_square(Sampling::with_temperature(0.5), &logits, &cold, 20_000) < 20.515);
+    let three = [0.4, 0.0, 0.25, 0.2, 0.0, 0.0].map(|p| p / 0.85);
+    let limits = [
+        Sampling { top_k: Some(3), ..plain },
+        Sampling { top_p: Some(0.8), ..plain },
+        Sampling { min_p: Some(0.3), ..plain },
+    ];
+    for sampling in limits {
+        assert!(chi_square(sampling, &logits, &three, 20_000) < 13.816, "{sampling:?}"); // 2 degrees
+    }
 }

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::{MatrixMixer, Mixer, MixerState, Mixing, Segments};
+use crate::{MatrixMixer, Mixer, MixerState, Mixing, Segments, State};
 
 /// A language model made of an embedding, layers that each hold one mixer, and a head.
 ///
@@ -79,6 +79,12 @@ pub trait Backbone: Module {
 
     /// Logits `[b t v]` of tokens `[b t]` that continue `state`, and the state after them.
     fn prefill(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
+        let (hidden, state) = self.prefill_hidden(tokens, state);
+        (self.head(hidden), state)
+    }
+
+    /// What [`Backbone::head`] turns into logits, `[b t d]`: for when only some of them are wanted.
+    fn prefill_hidden(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
         let mut hidden = self.embed(tokens);
         let mut layers = Vec::with_capacity(state.layers.len());
         for (layer, state) in state.layers.into_iter().enumerate() {
@@ -86,7 +92,7 @@ pub trait Backbone: Module {
             hidden = output;
             layers.push(state);
         }
-        (self.head(hidden), State { layers })
+        (hidden, State { layers })
     }
 
     /// Logits `[b v]` of one token a row, `[b]`, and the state after it.
@@ -100,19 +106,5 @@ pub trait Backbone: Module {
         }
         let logits = self.head(hidden.unsqueeze_dim::<3>(1)).squeeze_dim(1);
         (logits, State { layers })
-    }
-}
-
-/// What a model carries from token to token, layer by layer.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// One state per layer.
-    pub layers: Vec<MixerState>,
-}
-
-impl State {
-    /// Bytes held for the whole batch.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().map(MixerState::bytes).sum()
     }
 }

@@ -37,6 +37,7 @@ mod decoder;
 mod divergence;
 mod embedding;
 mod gate;
+mod history;
 #[cfg(any(feature = "flex", feature = "cube"))]
 mod kernels;
 mod linear;
@@ -49,20 +50,23 @@ pub mod rope;
 mod segments;
 mod softmax;
 mod ssd;
+mod state;
 
-pub use backbone::{Backbone, State};
+pub use backbone::Backbone;
 pub use capabilities::{Capability, capabilities};
 pub use decoder::Decoder;
 pub use divergence::{Divergence, next_token_loss};
 pub use embedding::embed;
 pub use gate::silu_gate;
+pub use history::History;
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub use kernels::emulate_tensor_cores;
 pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
 pub use mixer::{
-    Activation, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config, Mamba1,
-    Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Mixer, MixerConfig, MixerState, Mixing, StateSize,
+    Activation, Adapter, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config,
+    Hymba, Junction, JunctionKind, KvCache, Mamba1, Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Merger,
+    Mixer, MixerConfig, MixerState, Mixing, Parallel, ParallelConfig, StateMap, StateSize,
 };
 #[cfg(feature = "persistence")]
 pub use persistence::keep_kernels;
@@ -72,6 +76,7 @@ pub use ssd::{
     EVALUATIONS, Evaluation, SsdInput, SsdOutput, SsdStep, chunk_scan, materialize, matrix, recurrent, scan,
     segsum, step,
 };
+pub use state::State;
 
 /// The library example of the README, run as a test.
 #[cfg(doctest)]

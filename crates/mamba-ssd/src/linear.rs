@@ -1,7 +1,8 @@
 //! Products with weights: the projections, MLPs and heads of these models.
 //!
 //! [`project`] and [`project_transposed`] are one function, evaluated by the device's native product where
-//! there is one (bf16 on an NVIDIA Hopper GPU), else by burn's. Both are rows of [`PRODUCTS`].
+//! there is one (bf16 on an NVIDIA Hopper GPU), else by burn's. One token a row, without gradients on the CPU, goes
+//! row by row, so that decoding a row does not depend on its neighbours. All are rows of [`PRODUCTS`].
 
 use burn::nn::Linear;
 use burn::tensor::Tensor;
@@ -27,9 +28,12 @@ pub struct Product {
     pub run: fn(Tensor<2>, Tensor<2>, Form) -> Option<Tensor<2>>,
 }
 
-/// Every evaluation of the product, the preferred one last.
-pub const PRODUCTS: &[Product] =
-    &[Product { name: "burn", run: by_burn }, Product { name: "native", run: native }];
+/// Every evaluation of the product, the preferred one last; for one token a row the first, where it exists.
+pub const PRODUCTS: &[Product] = &[
+    Product { name: "row by row", run: row_by_row },
+    Product { name: "burn", run: by_burn },
+    Product { name: "native", run: native },
+];
 
 /// `x W + bias` of a linear layer, whose weight burn keeps as `[k n]`.
 ///
@@ -84,15 +88,34 @@ pub fn project_transposed<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Te
     product(x, weight, Form::RightTransposed)
 }
 
-/// The product over the last axis of x, by the last evaluation that there is.
+/// The product over the last axis of x. `[.. d]` of one axis more, or of length 1, is one token a row.
 fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, form: Form) -> Tensor<D> {
     let mut shape = x.dims();
     let depth = shape[D - 1];
     let rows = shape[..D - 1].iter().product::<usize>();
     shape[D - 1] = weight.dims()[usize::from(form == Form::Plain)];
+    let one_token = D == 2 || shape[D - 2] == 1;
     let x = x.reshape([rows, depth]);
-    let found = PRODUCTS.iter().rev().find_map(|product| (product.run)(x.clone(), weight.clone(), form));
-    found.expect("burn multiplies everything").reshape(shape)
+    let run = |product: &Product| (product.run)(x.clone(), weight.clone(), form);
+    let token = one_token.then(|| run(&PRODUCTS[0])).flatten();
+    token
+        .or_else(|| PRODUCTS[1..].iter().rev().find_map(run))
+        .expect("burn multiplies everything")
+        .reshape(shape)
+}
+
+#[cfg(feature = "flex")]
+fn row_by_row(a: Tensor<2>, b: Tensor<2>, form: Form) -> Option<Tensor<2>> {
+    match form {
+        Form::Plain => crate::kernels::product_by_rows(a, b, false),
+        Form::RightTransposed => crate::kernels::product_by_rows(a, b, true),
+        Form::LeftTransposed => None,
+    }
+}
+
+#[cfg(not(feature = "flex"))]
+fn row_by_row(_a: Tensor<2>, _b: Tensor<2>, _form: Form) -> Option<Tensor<2>> {
+    None
 }
 
 /// `a b` of stacks of matrices, `a [b h m k]` and `b [b h k n]`.

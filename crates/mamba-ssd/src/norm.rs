@@ -4,6 +4,7 @@
 //! RMSNorm(x)      = x / sqrt(mean(x²) + ε) · weight
 //! LayerNorm(x)    = (x - mean(x)) / sqrt(var(x) + ε) · weight + bias
 //! GatedRMSNorm    = RMSNorm over each of `groups` equal parts of y · silu(z)
+//! DoubleRMSNorm   = one RMSNorm with two weights: one for each of two mixers side by side
 //! ```
 //!
 //! The gated norm follows mamba_ssm and normalises each group by itself; transformers normalises
@@ -43,6 +44,16 @@ pub struct LayerNorm {
     epsilon: f64,
 }
 
+/// Root mean square norm over the last axis, scaled twice.
+#[derive(Module, Debug)]
+pub struct DoubleRmsNorm {
+    /// Scale in front of the SSM heads, `[d]`.
+    pub ssm_weight: Param<Tensor<1>>,
+    /// Scale in front of the attention heads, `[d]`.
+    pub attn_weight: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
 /// Root mean square norm of `y · silu(z)`, group by group.
 #[derive(Module, Debug)]
 pub struct GatedRmsNorm {
@@ -56,6 +67,12 @@ impl NormConfig {
     /// An RMS norm with unit scale.
     pub fn init_rms(&self, device: &Device) -> RmsNorm {
         RmsNorm { weight: ones(self.d_model, device), epsilon: self.epsilon }
+    }
+
+    /// An RMS norm with two unit scales.
+    pub fn init_double_rms(&self, device: &Device) -> DoubleRmsNorm {
+        let [ssm_weight, attn_weight] = [ones(self.d_model, device), ones(self.d_model, device)];
+        DoubleRmsNorm { ssm_weight, attn_weight, epsilon: self.epsilon }
     }
 
     /// A layer norm with unit scale and no shift.
@@ -84,6 +101,15 @@ impl RmsNorm {
             return crate::kernels::native_rms_norm(x, weight, self.epsilon);
         }
         unit_rms(x.cast(wide(dtype)), self.epsilon).cast(dtype) * weight.unsqueeze()
+    }
+}
+
+impl DoubleRmsNorm {
+    /// The normalised last axis of `[.. d]`, scaled for the SSM heads and for the attention heads.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> [Tensor<D>; 2] {
+        let dtype = x.dtype();
+        let normal = unit_rms(x.cast(wide(dtype)), self.epsilon).cast(dtype);
+        [&self.ssm_weight, &self.attn_weight].map(|weight| normal.clone() * weight.val().unsqueeze())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::DType;
-use mamba_ssd_convert::{ConversionPlan, Init, LayerSelection};
+use mamba_ssd_convert::{ConversionPlan, Init, KeptHeads, LayerSelection};
 use mamba_ssd_models::{Checkpoint, Model, SaveOptions};
 
 use crate::args::{ConvertArgs, InitArg, LayersArg};
@@ -42,7 +42,9 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
 }
 
 fn converted(model: &Model, layers: LayerSelection, args: &ConvertArgs) -> Result<Model> {
-    let plan = ConversionPlan { layers, init: init(args.init), ..ConversionPlan::default() };
+    let kept =
+        args.heads.as_ref().map(|heads| KeptHeads { junction: args.junction.into(), heads: heads.0.clone() });
+    let plan = ConversionPlan { layers, init: init(args.init), kept, ..ConversionPlan::default() };
     let (student, report) = model.convert(&plan)?;
     say(report);
     Ok(student)

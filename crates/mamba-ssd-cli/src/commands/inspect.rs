@@ -1,11 +1,12 @@
-//! `inspect`: what a model's files hold, after a strict comparison of their tensors with its configuration.
-//! No weights are read.
+//! `inspect`: what a model's files hold, after a strict comparison of their tensors with its configuration, or the
+//! shapes of a published model. No weights are read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::Result;
-use mamba_ssd::{MixerConfig, StateSize};
-use mamba_ssd_models::{Checkpoint, ModelConfig};
+use anyhow::{Result, bail};
+use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, MixerConfig, StateSize};
+use mamba_ssd_models::{Checkpoint, ModelConfig, presets};
 
 use crate::args::InspectArgs;
 use crate::console::{say, thousands};
@@ -14,23 +15,52 @@ use crate::hub;
 
 /// Prints family, sizes, tensors, mixers, what a sequence costs in memory, and what is odd.
 pub fn run(args: &InspectArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)?;
+    match (&args.preset, &args.model) {
+        (Some(name), _) => preset(name),
+        (None, Some(model)) => files(model),
+        (None, None) => bail!("neither a model nor a preset was named"), // clap asks for one of them
+    }
+}
+
+fn files(model: &Path) -> Result<()> {
+    let checkpoint = Checkpoint::open(&hub::local(model)?)?;
     checkpoint.check(&DeviceChoice::any()?)?;
-    let config = checkpoint.config();
-    let tied = if config.tied() { "the embedding is also the head" } else { "the head is its own" };
-    say(format_args!("family      {}", config.family()));
-    say(format_args!("parameters  {}; {tied}", thousands(config.n_params())));
-    say(format_args!("width       {}, vocabulary {}", config.d_model(), thousands(config.vocab_size())));
+    shapes(checkpoint.config());
     say(format_args!("tensors     {}", tensors(&checkpoint)));
     say(format_args!("tokenizer   {}", tokenizer(&checkpoint)));
-    say(format_args!("state       {}", state(config)));
-    for line in mixers(&config.mixers()) {
-        say(line);
-    }
+    costs(checkpoint.config());
     for oddity in oddities(&checkpoint) {
         say(format_args!("odd         {oddity}"));
     }
     Ok(())
+}
+
+fn preset(name: &str) -> Result<()> {
+    let Some(preset) = presets::by_name(name) else {
+        let names: Vec<&str> = presets::PRESETS.iter().map(|preset| preset.name).collect();
+        bail!("there is no preset {name:?}; there are {}", names.join(", "));
+    };
+    let config = preset.config();
+    shapes(&config);
+    say(format_args!("published   {}", preset.source));
+    costs(&config);
+    Ok(())
+}
+
+/// Family and sizes.
+fn shapes(config: &ModelConfig) {
+    let tied = if config.tied() { "the embedding is also the head" } else { "the head is its own" };
+    say(format_args!("family      {}", config.family()));
+    say(format_args!("parameters  {}; {tied}", thousands(config.n_params())));
+    say(format_args!("width       {}, vocabulary {}", config.d_model(), thousands(config.vocab_size())));
+}
+
+/// What a sequence costs in memory, and the mixers.
+fn costs(config: &ModelConfig) {
+    say(format_args!("state       {}", state(config)));
+    for line in mixers(&config.mixers()) {
+        say(line);
+    }
 }
 
 /// How many there are of each type, the most frequent first.
@@ -72,11 +102,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> String {
 
 /// What decoding carries, at two bytes a number and four.
 fn state(config: &ModelConfig) -> String {
-    let sizes = config.mixers().into_iter().map(|mixer| mixer.state_size());
-    let StateSize { constant, per_token } = sizes.fold(StateSize::default(), |sum, size| StateSize {
-        constant: sum.constant + size.constant,
-        per_token: sum.per_token + size.per_token,
-    });
+    let StateSize { constant, per_token } = config.state_size();
     let bytes = |numbers: usize| {
         format!("{} bytes in f32 ({} in bf16)", thousands(4 * numbers), thousands(2 * numbers))
     };
@@ -110,19 +136,12 @@ fn describe(mixer: &MixerConfig) -> String {
     match mixer {
         MixerConfig::Attention(c) => {
             let conv = c.d_conv.map_or(String::new(), |taps| format!(", convolution of {taps}"));
-            format!(
-                "attention, {} heads of {}, {} for keys and values{conv}",
-                c.n_heads, c.head_dim, c.n_kv_heads
-            )
+            format!("{}, {} for keys and values{conv}", attention_heads(c), c.n_kv_heads)
         }
-        MixerConfig::DiscreteMamba2(c) => {
-            format!(
-                "discrete Mamba-2, {} heads of {}, state {}, {} for B and C",
-                c.n_heads,
-                c.headdim(),
-                c.d_state,
-                c.groups()
-            )
+        MixerConfig::DiscreteMamba2(c) => discrete(c),
+        MixerConfig::Parallel(c) => {
+            let beside = c.attention.as_ref().map_or("no attention heads".into(), attention_heads);
+            format!("{}; beside it {beside} ({:?})", discrete(&c.ssm), c.junction)
         }
         MixerConfig::Mamba1(c) => format!(
             "Mamba-1, {} channels, state {}, {} for x and B",
@@ -142,6 +161,15 @@ fn describe(mixer: &MixerConfig) -> String {
             )
         }
     }
+}
+
+fn attention_heads(config: &AttentionConfig) -> String {
+    format!("attention, {} heads of {}", config.n_heads, config.head_dim)
+}
+
+fn discrete(config: &DiscreteMamba2Config) -> String {
+    let (heads, headdim, groups) = (config.n_heads, config.headdim(), config.groups());
+    format!("discrete Mamba-2, {heads} heads of {headdim}, state {}, {groups} for B and C", config.d_state)
 }
 
 /// What a user should know before anything goes wrong.

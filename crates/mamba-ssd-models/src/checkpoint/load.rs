@@ -7,7 +7,6 @@ use std::ops::Range;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use super::layout::converted;
 use super::names::Names;
 use super::path::ModulePath;
 use super::stored::{Stored, Tensors};
@@ -166,7 +165,8 @@ fn check_layers(config: &ModelConfig, tensors: &Tensors) -> Result<(), ModelErro
 }
 
 /// Beginnings of keys in a layer, and what its mixer is; the first that is found decides.
-const SIGNS: [(&str, &str); 11] = [
+const SIGNS: [(&str, &str); 12] = [
+    ("mixer1.", "SSM and attention heads side by side"),
     ("self_attn.q_proj", "attention"),
     ("mixer.self_attn.q_proj", "attention"),
     ("mha.in_proj", "attention"),
@@ -206,7 +206,7 @@ impl Loader<'_> {
         let rows = self.next_rows(&key, layout.file_shape(shape.as_slice())[0]);
         let tensor = stored(&key, self.tensors)?.rows(rows);
         let data = read(&key, &tensor, self.tensors)?;
-        let data = converted(layout.unpack(data, shape.as_slice()), self.dtype);
+        let data = layout.unpack(data, shape.as_slice(), self.dtype);
         Ok(Tensor::from_data(data, (&param.lazy_device(), self.dtype)))
     }
 

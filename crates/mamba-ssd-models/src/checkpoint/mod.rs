@@ -23,6 +23,7 @@ mod names;
 mod path;
 mod reference;
 mod save;
+mod snapshot;
 mod source;
 mod stored;
 
@@ -114,8 +115,7 @@ impl Checkpoint {
             let tensors = load::named(&config, tensors)?;
             return Ok(Self { config, format: "MLX", tensors, tokenizer, chat_template, note: None });
         }
-        let config = read_config(folder)?;
-        let (config, note) = dialect::settled(config, &tensors);
+        let (config, note) = read_config(folder, &tensors)?;
         let tensors = dialect::canonical(tensors, &config)?;
         let tensors = load::named(&config, tensors)?;
         let format = match container {
@@ -240,11 +240,16 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn read_config(folder: &Path) -> Result<ModelConfig, ModelError> {
+/// The configuration in a folder as the tensors have it, and what it said otherwise.
+fn read_config(folder: &Path, tensors: &Tensors) -> Result<(ModelConfig, Option<String>), ModelError> {
     let path = CONFIGS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
     let path = path.unwrap_or_else(|| folder.join(CONFIGS[0]));
     let text = std::fs::read_to_string(&path).map_err(|source| read_error(&path, source))?;
-    let config = parse_config(&text, &path)?;
+    let config = with_mamba(parse_config(&text, &path)?, folder)?;
+    dialect::settled(config, &text, tensors).map_err(|reason| ModelError::Config { path, reason })
+}
+
+fn with_mamba(config: ModelConfig, folder: &Path) -> Result<ModelConfig, ModelError> {
     let path = folder.join(MAMBA_CONFIG);
     match read_if_there(&path)? {
         None => Ok(config),

@@ -120,9 +120,8 @@ impl Names {
             ["mixer", "Attention", name, rest @ ..] => {
                 format!("{}.{}.{}", self.attention, self.in_attention(name), rest.join("."))
             }
-            ["mixer", _, "d"] => format!("{mixer}.D"),
-            ["mixer", _, "a_log"] => format!("{mixer}.A_log"),
-            ["mixer", _, rest @ ..] => format!("{mixer}.{}", rest.join(".")),
+            ["mixer", "Parallel", rest @ ..] => in_parallel(rest),
+            ["mixer", _, rest @ ..] => format!("{mixer}.{}", in_ssm(rest)),
             other => other.join("."),
         }
     }
@@ -145,5 +144,25 @@ impl Names {
         }
         let alias = self.aliases.iter().find(|(alias, _)| *alias == key);
         Some(alias.map_or(key, |(_, canonical)| canonical))
+    }
+}
+
+/// Within SSM and attention heads side by side, whose keys lie in the layer itself.
+fn in_parallel(path: &[&str]) -> String {
+    match path {
+        ["mixer1", rest @ ..] => format!("mixer1.{}", in_ssm(rest)),
+        ["mixer2", rest @ ..] => format!("mixer2.self_attn.{}", rest.join(".")),
+        ["junction", "Adapter", rest @ ..] => format!("adapter.{}", rest.join(".")),
+        ["junction", _, rest @ ..] => rest.join("."),
+        other => other.join("."),
+    }
+}
+
+/// Within a state space mixer.
+fn in_ssm(path: &[&str]) -> String {
+    match path {
+        ["d"] => "D".into(),
+        ["a_log"] => "A_log".into(),
+        other => other.join("."),
     }
 }

@@ -118,6 +118,16 @@ pub(super) fn write_all(dir: &Path, files: &[(String, Content)]) -> Result<(), M
     names.filter(|name| is_of_a_model(name) && !written(name)).try_for_each(|name| remove(&dir.join(name)))
 }
 
+/// Writes a file of its own, whole or not at all.
+pub(super) fn write_one(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
+    let temporary = path.with_added_extension(format!("{}.tmp", std::process::id()));
+    let written = write(&temporary, &Content::Bytes(bytes.into())).and_then(|()| rename(&temporary, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary); // the first error is the one to report
+    }
+    written
+}
+
 /// Whether a file of this name would be read as part of the model in its folder.
 fn is_of_a_model(name: &str) -> bool {
     let shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
@@ -211,14 +221,19 @@ impl FileTensor {
     }
 }
 
+/// What a file calls the type of a tensor of floats.
+pub(super) fn file_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        _ => Dtype::F32, // flex32 is stored as f32; parameters and states have no other types
+    }
+}
+
 impl View for FileTensor {
     fn dtype(&self) -> Dtype {
-        match self.dtype {
-            DType::F64 => Dtype::F64,
-            DType::F16 => Dtype::F16,
-            DType::BF16 => Dtype::BF16,
-            _ => Dtype::F32, // flex32 is stored as f32; parameters have no other types
-        }
+        file_dtype(self.dtype)
     }
 
     fn shape(&self) -> &[usize] {

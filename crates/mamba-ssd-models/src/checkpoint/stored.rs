@@ -60,9 +60,6 @@ impl<'a> Stored<'a> {
         if range == (0..self.shape[0]) {
             return self.clone();
         }
-        if range == (0..self.shape[0]) {
-            return self.clone();
-        }
         let (mut shape, row) = (self.shape.clone(), self.row());
         shape[0] = range.len();
         let new = shape.clone();
@@ -126,7 +123,7 @@ impl<'a> Stored<'a> {
         let new = shape.clone();
         Some(self.map(shape, move |data| {
             let dtype = data.dtype();
-            TensorData::from_bytes_vec(data.as_bytes().to_vec(), new.clone(), dtype)
+            TensorData::from_bytes(data.into_bytes(), new.clone(), dtype)
         }))
     }
 }

@@ -4,7 +4,7 @@ use burn::module::Initializer;
 use burn::nn::{EmbeddingConfig, LinearConfig};
 use burn::tensor::Device;
 use mamba_ssd::norm::NormConfig;
-use mamba_ssd::{AttentionConfig, MixerConfig};
+use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, MixerConfig};
 use serde_json::{Value, json};
 
 use super::json::{Fields, Result};
@@ -16,7 +16,7 @@ use crate::llama::{Llama, LlamaBlock, LlamaMlp};
 /// ε of a norm when a file does not say.
 const EPSILON: f64 = 1e-5;
 /// θ of the rotary embedding when a file does not say.
-const ROPE: RopeDefaults = RopeDefaults { partial: 1.0, theta: 10000.0 };
+pub(super) const ROPE: RopeDefaults = RopeDefaults { partial: 1.0, theta: 10000.0 };
 
 /// Shapes of a [`Llama`].
 #[derive(Clone, Debug)]
@@ -68,7 +68,8 @@ impl LlamaConfig {
         let (v, d, i) = (self.vocab_size, self.d_model, self.d_mlp);
         let head = if self.tie_embeddings { 0 } else { v * d + if self.lm_head_bias { v } else { 0 } };
         let mlp = 3 * d * i + if self.mlp_bias { 2 * i + d } else { 0 };
-        let layer = |mixer| mixers::n_params(mixer) + 2 * d + mlp;
+        let norms = |mixer| if mixers::norms_its_input(mixer) { d } else { 2 * d };
+        let layer = |mixer| mixers::n_params(mixer) + norms(mixer) + mlp;
         v * d + head + self.mixers.iter().map(layer).sum::<usize>() + d
     }
 
@@ -92,7 +93,7 @@ impl LlamaConfig {
         let linear = |input, output| LinearConfig::new(input, output).with_bias(self.mlp_bias).init(device);
         let norm = NormConfig::new(self.d_model).with_epsilon(self.norm_epsilon);
         LlamaBlock {
-            input_layernorm: norm.init_rms(device),
+            input_layernorm: (!mixers::norms_its_input(mixer)).then(|| norm.init_rms(device)),
             mixer: mixer.init(device),
             post_attention_layernorm: norm.init_rms(device),
             mlp: LlamaMlp {
@@ -100,6 +101,17 @@ impl LlamaConfig {
                 up_proj: linear(self.d_model, self.d_mlp),
                 down_proj: linear(self.d_mlp, self.d_model),
             },
+        }
+    }
+
+    /// What models of this kind are called, with attention alone in some layers.
+    pub(super) fn family(&self, attention: usize) -> &'static str {
+        match (self.parallel_family(), attention) {
+            (Some(family), _) => family,
+            (None, n) if n == self.mixers.len() => self.transformer_family(),
+            (None, n) if self.is_mamba_in_llama() => self.mamba_family(n),
+            (None, 0) => "Llamba",
+            (None, _) => "hybrid of Llama and Llamba",
         }
     }
 
@@ -172,6 +184,9 @@ impl LlamaConfig {
         let (d_model, n_layers) = (fields.size("d_model")?, fields.layers("n_layer")?);
         let attention_layers = fields.layer_indices("attn_layer_idx", n_layers)?;
         let ssm = mixers::parse_ssm(&fields.object("ssm_cfg")?, d_model)?;
+        if let Some(mixers) = Self::parallel_mixers(fields, n_layers, &ssm)? {
+            return Ok(mixers);
+        }
         let mut mixers = vec![MixerConfig::DiscreteMamba2(ssm); n_layers];
         if !attention_layers.is_empty() {
             let defaults = AttentionDefaults { heads: None, biases: false, rope: ROPE };
@@ -186,6 +201,10 @@ impl LlamaConfig {
     pub(super) fn to_json(&self) -> Result<Value> {
         if self.is_mamba_in_llama() {
             return self.to_llama(&self.heads()?);
+        }
+        if self.junction().is_some() {
+            let (ssm, blocks) = self.write_parallel()?;
+            return Ok(self.llamba_with(ssm, blocks));
         }
         self.mixers.iter().try_for_each(mixers::check_known)?;
         if !is_transformer(&self.mixers) {
@@ -234,6 +253,17 @@ impl LlamaConfig {
 
     fn to_llamba(&self) -> Result<Value> {
         let ssm = mixers::shared(&self.mixers, as_discrete)?.ok_or("it has no discrete Mamba-2 layer")?;
+        let mut hybrid = json!({});
+        if let Some(attention) = mixers::shared(&self.mixers, as_attention)? {
+            let layers = (0..self.mixers.len()).filter(|&layer| as_attention(&self.mixers[layer]).is_some());
+            hybrid["attn_layer_idx"] = json!(layers.collect::<Vec<_>>());
+            hybrid["attn_cfg"] = mixers::write_attention(attention);
+        }
+        Ok(self.llamba_with(ssm, hybrid))
+    }
+
+    /// Llamba's file, with what makes it a hybrid.
+    fn llamba_with(&self, ssm: &DiscreteMamba2Config, hybrid: Value) -> Value {
         let mut json = json!({
             "model_type": "llamba",
             "vocab_size": self.vocab_size,
@@ -253,12 +283,10 @@ impl LlamaConfig {
         if let Some(max_position) = self.max_position {
             json["max_position_embeddings"] = json!(max_position);
         }
-        if let Some(attention) = mixers::shared(&self.mixers, as_attention)? {
-            let layers = (0..self.mixers.len()).filter(|&layer| as_attention(&self.mixers[layer]).is_some());
-            json["attn_layer_idx"] = json!(layers.collect::<Vec<_>>());
-            json["attn_cfg"] = mixers::write_attention(attention);
+        for (name, value) in hybrid.as_object().into_iter().flatten() {
+            json[name] = value.clone();
         }
         self.tokens.write(&mut json);
-        Ok(json)
+        json
     }
 }

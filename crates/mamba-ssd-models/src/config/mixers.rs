@@ -1,6 +1,6 @@
 //! The mixers of Llamba, Phi-Mamba and their hybrids, as their files describe them.
 
-use mamba_ssd::{Activation, AttentionConfig, DiscreteMamba2Config, MixerConfig};
+use mamba_ssd::{Activation, AttentionConfig, DiscreteMamba2Config, JunctionKind, MixerConfig};
 use serde_json::{Value, json};
 
 use super::json::{self as fields_of, Fields, Result};
@@ -118,7 +118,13 @@ pub(super) fn n_params(mixer: &MixerConfig) -> usize {
         MixerConfig::DiscreteMamba2(config) => config.n_params(),
         MixerConfig::Mamba1(config) => config.n_params(),
         MixerConfig::Mamba2(config) => config.n_params(),
+        MixerConfig::Parallel(config) => config.n_params(),
     }
+}
+
+/// Whether a mixer takes the place of the norm in front of it.
+pub(super) fn norms_its_input(mixer: &MixerConfig) -> bool {
+    matches!(mixer, MixerConfig::Parallel(config) if config.junction == JunctionKind::Merger)
 }
 
 /// What a mixer is called in messages.
@@ -129,6 +135,7 @@ pub(crate) fn kind(mixer: &MixerConfig) -> &'static str {
         MixerConfig::DiscreteMamba2(_) => "a discrete Mamba-2 mixer",
         MixerConfig::Mamba1(_) => "a Mamba-1 mixer",
         MixerConfig::Mamba2(_) => "a Mamba-2 mixer",
+        MixerConfig::Parallel(_) => "SSM and attention heads side by side",
     }
 }
 

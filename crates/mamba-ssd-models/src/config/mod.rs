@@ -5,6 +5,7 @@
 //! | transformers Llama | `"model_type": "llama"` | [`LlamaConfig`], attention in every layer |
 //! | MambaInLlama and M1 | the same, and a [`mamba_config.json`](ModelConfig::with_mamba_config) beside it | [`LlamaConfig`], Mamba-1 or Mamba-2 in the other layers |
 //! | Llamba | `"model_type": "llamba"` | [`LlamaConfig`]; `attn_layer_idx` and `attn_cfg` make it a hybrid |
+//! | MOHAWK's hybrids by heads | the same, and `block_type` | [`LlamaConfig`], SSM and attention heads side by side |
 //! | transformers Qwen2 | `"model_type": "qwen2"` | [`LlamaConfig`], biases on queries, keys and values |
 //! | transformers Phi | `"model_type": "phi"` | [`PhiConfig`], attention in every layer |
 //! | Phi before transformers had it | `"phi-msft"` and `"mixformer-sequential"` | the same |
@@ -20,16 +21,18 @@ mod llama;
 mod mamba2;
 mod mamba_in_llama;
 mod mixers;
+mod parallel;
 mod phi;
 mod rope;
 
 use burn::tensor::Device;
-use mamba_ssd::MixerConfig;
+use mamba_ssd::{MixerConfig, StateSize};
 use serde_json::{Value, json};
 
 pub use llama::LlamaConfig;
 pub use mamba2::Mamba2LmConfig;
 pub(crate) use mixers::kind;
+pub(crate) use parallel::Blocks;
 pub use phi::PhiConfig;
 
 use crate::Model;
@@ -166,15 +169,17 @@ impl ModelConfig {
         }
     }
 
+    /// Numbers that decoding one sequence carries from token to token, over all layers.
+    pub fn state_size(&self) -> StateSize {
+        self.mixers().iter().map(MixerConfig::state_size).sum()
+    }
+
     /// What models of this kind are called.
     pub fn family(&self) -> &'static str {
         let mixers = self.mixers();
         let attention = mixers.iter().filter(|mixer| matches!(mixer, MixerConfig::Attention(_))).count();
         match (self, attention) {
-            (Self::Llama(config), n) if n == mixers.len() => config.transformer_family(),
-            (Self::Llama(config), n) if config.is_mamba_in_llama() => config.mamba_family(n),
-            (Self::Llama(_), 0) => "Llamba",
-            (Self::Llama(_), _) => "hybrid of Llama and Llamba",
+            (Self::Llama(config), n) => config.family(n),
             (Self::Phi(_), n) if n == mixers.len() => "Phi",
             (Self::Phi(_), 0) => "Phi-Mamba",
             (Self::Phi(_), _) => "hybrid of Phi and Phi-Mamba",
@@ -190,6 +195,18 @@ impl ModelConfig {
             Self::Phi(config) => &config.tokens,
             Self::Mamba2(config) => &config.tokens,
         }
+    }
+
+    /// Positions that attention has learnt, if a layer is attention and the configuration says; a state space
+    /// model has no such limit.
+    pub fn max_positions(&self) -> Option<usize> {
+        let attends = self.mixers().iter().any(|mixer| mixer.state_size().per_token > 0);
+        let positions = match self {
+            Self::Llama(config) => config.max_position,
+            Self::Phi(config) => config.max_position,
+            Self::Mamba2(_) => None,
+        };
+        positions.filter(|_| attends)
     }
 
     /// Width of the residual stream, d.

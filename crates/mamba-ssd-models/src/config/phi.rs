@@ -246,7 +246,9 @@ fn write_block(mixer: &MixerConfig, n_layers: usize) -> Result<Value> {
     let (core, input) = match mixer {
         MixerConfig::Attention(config) => (ATTENTION, mixers::write_attention(config)),
         MixerConfig::DiscreteMamba2(config) => (SSM, mixers::write_ssm(config)),
-        MixerConfig::Mamba1(_) | MixerConfig::Mamba2(_) => return Err(mixers::unknown(mixer)),
+        MixerConfig::Mamba1(_) | MixerConfig::Mamba2(_) | MixerConfig::Parallel(_) => {
+            return Err(mixers::unknown(mixer));
+        }
     };
     Ok(json!({
         "n_layers": n_layers,

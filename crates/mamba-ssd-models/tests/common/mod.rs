@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::nn::Linear;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use mamba_ssd::rope::{Llama3Scaling, RotaryConfig};
-use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, Mamba1Config, Mamba2Config, MixerConfig};
+use mamba_ssd::{
+    AttentionConfig, CausalConv1d, DiscreteMamba2Config, JunctionKind, Mamba1Config, Mamba2Config,
+    MixerConfig, ParallelConfig,
+};
 use mamba_ssd_models::{
     LlamaConfig, Mamba2LmConfig, Model, ModelConfig, ModelError, PhiConfig, SpecialTokens,
 };
@@ -159,6 +163,34 @@ pub fn mamba_in_llama(layers: &str) -> Model {
     }))
 }
 
+pub const JUNCTIONS: [JunctionKind; 4] =
+    [JunctionKind::Adapter, JunctionKind::Vanilla, JunctionKind::Hymba, JunctionKind::Merger];
+
+/// Layers of SSM heads, with as many attention heads beside them as told. Four make square projections. No parameter
+/// is left at 0 or 1.
+pub fn parallel(junction: JunctionKind, heads: &[usize]) -> Model {
+    let layer = |&heads: &usize| {
+        let attention = AttentionConfig::new(24, heads, heads, 6, RotaryConfig::new(6).with_theta(500.0));
+        let attention = (heads > 0).then_some(attention);
+        MixerConfig::Parallel(ParallelConfig::new(discrete(24), junction).with_attention(attention))
+    };
+    let model = random(ModelConfig::Llama(LlamaConfig {
+        mixers: heads.iter().map(layer).collect(),
+        tie_embeddings: heads.len().is_multiple_of(2),
+        ..LlamaConfig::transformer(31, 1, attention(24), 40)
+    }));
+    model.map(&mut Noise)
+}
+
+struct Noise;
+
+impl ModuleMapper for Noise {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let noise = Distribution::Uniform(-0.3, 0.3);
+        param.map(|value| value.clone() + value.random_like(noise))
+    }
+}
+
 /// One of every kind: Transformer, student and hybrid of both families, tied and untied.
 pub fn zoo() -> Vec<(String, Model)> {
     let mut models =
@@ -171,6 +203,11 @@ pub fn zoo() -> Vec<(String, Model)> {
         models.push((format!("mamba in llama {layers}"), mamba_in_llama(layers)));
     }
     models.push(("mamba2 2a2".to_string(), mamba2_attention("2a2")));
+    for junction in JUNCTIONS {
+        for heads in [[4, 0, 1].as_slice(), &[0, 2], &[0]] {
+            models.push((format!("{junction:?} {heads:?}"), parallel(junction, heads)));
+        }
+    }
     models
 }
 
@@ -195,6 +232,30 @@ fn mixers(layers: &str, biased: bool) -> Vec<MixerConfig> {
 
 /// f32 tensors by key.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// A file in the making.
+#[derive(Default)]
+pub struct Writer(pub Tensors);
+
+impl Writer {
+    pub fn put<const D: usize>(&mut self, key: impl Into<String>, tensor: Tensor<D>) {
+        let data = tensor.into_data();
+        let values = data.try_to_vec().expect("f32");
+        self.0.insert(key.into(), (data.shape().as_slice().to_vec(), values));
+    }
+
+    pub fn linear(&mut self, key: &str, linear: &Linear) {
+        self.put(format!("{key}.weight"), linear.weight.val().transpose());
+        if let Some(bias) = &linear.bias {
+            self.put(format!("{key}.bias"), bias.val());
+        }
+    }
+
+    pub fn conv(&mut self, key: &str, conv: &CausalConv1d) {
+        self.put(format!("{key}.weight"), conv.weight.val().unsqueeze_dim::<3>(1));
+        self.put(format!("{key}.bias"), conv.bias.as_ref().expect("a bias").val());
+    }
+}
 
 pub fn tensors_of(bytes: &[u8]) -> Tensors {
     let file = SafeTensors::deserialize(bytes).expect("a file");

@@ -129,7 +129,7 @@ impl KernelOps for Flex {
     }
 }
 
-fn integers(tensor: &FlexTensor) -> Vec<i64> {
+pub(super) fn integers(tensor: &FlexTensor) -> Vec<i64> {
     let tensor = tensor.to_contiguous();
     match tensor.dtype() {
         DType::I32 => tensor.storage::<i32>().iter().map(|&value| i64::from(value)).collect(),

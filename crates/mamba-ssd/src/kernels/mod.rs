@@ -23,6 +23,8 @@ mod embedding;
 mod flex;
 #[cfg(feature = "flex")]
 mod gate;
+#[cfg(feature = "flex")]
+mod independent;
 mod losses;
 mod ops;
 mod optimize;
@@ -50,6 +52,8 @@ pub(crate) use batched::native_batched;
 pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
 #[cfg(feature = "cube")]
 pub(crate) use embedding::native_embedding;
+#[cfg(feature = "flex")]
+pub(crate) use independent::{attend_by_rows, product_by_rows, rows_are_independent};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
 pub(crate) use optimize::{native_adamw, native_squares};

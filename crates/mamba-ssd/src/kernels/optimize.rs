@@ -102,6 +102,6 @@ pub(super) fn adamw_on_slices<R: super::real::Real>(
 pub(super) fn squares_of_slice<R: super::real::Real>(values: &[R]) -> Vec<R> {
     use rayon::prelude::*;
 
-    let square = |part: &[R]| pulp::Arch::new().dispatch(|| super::softmax::dot(part, part));
+    let square = |part: &[R]| pulp::Arch::new().dispatch(|| super::real::dot(part, part));
     values.par_chunks(crate::optimize::PART).map(square).collect()
 }

@@ -148,6 +148,22 @@ pub(super) fn total<R: Real>(mut lanes: [R; LANES]) -> R {
     lanes[0]
 }
 
+/// `Σ a ∘ b`, in lanes.
+#[inline(always)]
+pub(super) fn dot<R: Real>(a: &[R], b: &[R]) -> R {
+    let mut lanes = [R::default(); LANES];
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    for (lane, (a, b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
+        *lane += *a * *b;
+    }
+    total(lanes)
+}
+
 /// `to += scale · from`.
 #[inline(always)]
 pub(super) fn add_scaled<R: Real>(to: &mut [R], scale: R, from: &[R]) {

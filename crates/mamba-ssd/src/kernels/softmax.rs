@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::real::{LANES, Real, total};
+use super::real::{LANES, Real, dot, total};
 
 /// Rows of scores `[b h t s]`, and the first column that each token may see, `[b t]`.
 pub(super) struct Rows<'a> {
@@ -53,7 +53,7 @@ impl Rows<'_> {
 }
 
 #[inline(always)]
-fn softmax<R: Real>(scores: &[R], out: &mut [R]) {
+pub(super) fn softmax<R: Real>(scores: &[R], out: &mut [R]) {
     let max = largest(scores);
     for (out, score) in out.iter_mut().zip(scores) {
         *out = (*score - max).exp_in_lanes();
@@ -88,21 +88,6 @@ fn sum<R: Real>(row: &[R]) -> R {
     }
     for (lane, value) in lanes.iter_mut().zip(tail) {
         *lane += *value;
-    }
-    total(lanes)
-}
-
-#[inline(always)]
-pub(super) fn dot<R: Real>(a: &[R], b: &[R]) -> R {
-    let mut lanes = [R::default(); LANES];
-    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            lanes[i] += a[i] * b[i];
-        }
-    }
-    for (lane, (a, b)) in lanes.iter_mut().zip(a_tail.iter().zip(b_tail)) {
-        *lane += *a * *b;
     }
     total(lanes)
 }

@@ -18,10 +18,11 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
-use super::{CausalConv1d, MatrixMixer, MixerState, Mixing};
+use super::{CausalConv1d, KvCache, MatrixMixer, MixerState, Mixing};
 use crate::linear::batched;
 use crate::rope::{RotaryConfig, rotate};
-use crate::{Segments, causal_softmax, project};
+use crate::softmax::softmax_from;
+use crate::{Segments, project};
 
 /// Shapes of an [`Attention`].
 #[derive(Config, Debug)]
@@ -159,29 +160,34 @@ impl Attention {
 
     /// Appends `u` to the cache and attends over it.
     fn attend(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
-        let (past_k, past_v, carried) = state.into_attention();
-        let [_, t, _] = u.dims();
-        let positions = positions(past_k.dims()[2], t, &u.device());
+        let (cache, carried) = state.into_attention();
+        let ([_, t, _], device) = (u.dims(), u.device());
+        let positions = cache.positions(t, &device);
         let [(q, q_window), (k, k_window), (v, v_window)] =
             [Part::Q, Part::K, Part::V].map(|part| self.part(part, u.clone(), carried.as_ref(), None));
         let windows: Vec<_> = [q_window, k_window, v_window].into_iter().flatten().collect();
         let conv = (!windows.is_empty()).then(|| Tensor::cat(windows, 2));
-        let k = append(past_k, self.rotated(k, positions.clone()));
-        let v = append(past_v, v.swap_dims(1, 2));
-        let [keys, values] = [&k, &v].map(|cached| kv_to_heads(cached.clone(), self.config.n_heads));
-        let scores = batched(self.scaled(self.rotated(q, positions)), keys.transpose());
-        let mixed = batched(causal_softmax(scores, None), values).swap_dims(1, 2);
-        (self.output(mixed, u), MixerState::Attention { k, v, conv })
+        let cache = cache.append(self.rotated(k, positions.clone()), v.swap_dims(1, 2));
+        let mixed = attend_over(&cache, self.scaled(self.rotated(q, positions)));
+        (self.output(mixed.swap_dims(1, 2), u, None), MixerState::Attention { cache, conv })
     }
+}
+
+/// `softmax(q kᵀ) v` of the last t tokens, `[b h t d]` with q already scaled.
+fn attend_over(cache: &KvCache, q: Tensor<4>) -> Tensor<4> {
+    let [_, heads, t, _] = q.dims();
+    let first = cache.first_visible(t, &q.device());
+    #[cfg(feature = "flex")]
+    if t == 1 && crate::kernels::rows_are_independent(&q.device(), q.dtype()) {
+        return crate::kernels::attend_by_rows(q, cache, first);
+    }
+    let [keys, values] = [&cache.k, &cache.v].map(|cached| kv_to_heads(cached.clone(), heads));
+    batched(softmax_from(batched(q, keys.transpose()), first), values)
 }
 
 /// Positions `past .. past + t`, `[1 t]`.
 fn positions(past: usize, t: usize, device: &Device) -> Tensor<2, Int> {
     Tensor::<1, Int>::arange(past as i64..(past + t) as i64, device).unsqueeze()
-}
-
-fn append(past: Tensor<4>, new: Tensor<4>) -> Tensor<4> {
-    if past.dims()[2] == 0 { new } else { Tensor::cat(vec![past, new], 2) }
 }
 
 /// `[b kv t d]` to `[b h t d]`.
@@ -197,7 +203,7 @@ impl MatrixMixer for Attention {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
         let m = self.mixing_matrix(u.clone(), segments);
         let v = self.values(u.clone(), segments).swap_dims(1, 2);
-        self.output(batched(m, v).swap_dims(1, 2), u)
+        self.output(batched(m, v).swap_dims(1, 2), u, segments)
     }
 
     fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
@@ -216,7 +222,7 @@ impl MatrixMixer for Attention {
         Mixing::attention(self.scaled(q), kv_to_heads(k, self.config.n_heads), segments)
     }
 
-    fn output(&self, mixed: Tensor<4>, _u: Tensor<3>) -> Tensor<3> {
+    fn output(&self, mixed: Tensor<4>, _u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {
         project(&self.o_proj, join_heads(mixed))
     }
 
@@ -224,7 +230,7 @@ impl MatrixMixer for Attention {
         let shape = [batch, self.config.n_kv_heads, 0, self.config.head_dim];
         let empty = Tensor::zeros(shape, (device, self.k_proj.weight.dtype()));
         let conv = self.conv1d.as_ref().map(|conv1d| conv1d.init_state(batch, device));
-        MixerState::Attention { k: empty.clone(), v: empty, conv }
+        MixerState::Attention { cache: KvCache::empty(empty), conv }
     }
 
     fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {

@@ -275,7 +275,7 @@ impl MatrixMixer for DiscreteMamba2 {
         Mixing::ssd([input].into_iter(), None, self.d.val())
     }
 
-    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {
         let inner = self.config.d_inner();
         let z = project_padded(&self.in_proj, u).narrow(2, self.config.conv_dim(), inner);
         self.gate(join_heads(mixed), z)

@@ -241,7 +241,7 @@ impl MatrixMixer for Mamba1 {
         Mixing::ssd(self.entries(&projected, segments), columns, self.d.val())
     }
 
-    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {
         let z = project(&self.in_proj, u).narrow(2, 0, self.config.d_inner);
         self.gate(mixed, z)
     }

@@ -283,7 +283,7 @@ impl MatrixMixer for Mamba2 {
         Mixing::ssd([input].into_iter(), Some(projected.dt), self.d.val())
     }
 
-    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {
         let z = project_padded(&self.in_proj, u).narrow(2, 0, self.config.d_inner());
         self.gate(join_heads(mixed), z)
     }

@@ -1,15 +1,20 @@
 //! Sequence mixers: attention, Mamba-1 and the two forms of Mamba-2, behind one trait.
 //!
 //! A mixer maps `u [b t d]` to `[b t d]`. Each is a matrix acting on values, head by head, between
-//! projections: `forward(u) = output(M(u) · values(u), u)`. MOHAWK compares those matrices.
+//! projections: `forward(u) = output(M(u) · values(u), u)`. MOHAWK compares those matrices. [`Parallel`] puts
+//! SSM and attention heads into one layer.
 
 mod attention;
+mod cache;
 mod causal_conv;
 mod discrete_mamba2;
+mod junction;
 mod mamba1;
 mod mamba2;
 mod mixing;
+mod parallel;
 mod skip;
+mod state;
 mod step_size;
 
 use burn::module::Module;
@@ -17,11 +22,16 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 pub use attention::{Attention, AttentionConfig};
+pub use cache::KvCache;
 pub use causal_conv::{Activation, CausalConv1d};
 pub use discrete_mamba2::{DiscreteMamba2, DiscreteMamba2Config};
+pub use junction::{Adapter, Hymba, Junction, JunctionKind, Merger};
 pub use mamba1::{Mamba1, Mamba1Config};
 pub use mamba2::{Mamba2, Mamba2Config};
 pub use mixing::Mixing;
+pub use parallel::{Parallel, ParallelConfig};
+pub(crate) use state::{Append, Select};
+pub use state::{MixerState, StateMap};
 
 use crate::Segments;
 
@@ -41,8 +51,9 @@ pub trait MatrixMixer {
         self.mixing(u, segments).whole()
     }
 
-    /// What follows the matrix: gate, norm and output projection of `mixed [b t h p]`.
-    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3>;
+    /// What follows the matrix: gate, norm and output projection of `mixed [b t h p]`, and what another mixer
+    /// adds to it in the same layer.
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3>;
 
     /// The state before the first token.
     fn init_state(&self, batch: usize, device: &Device) -> MixerState;
@@ -57,79 +68,6 @@ pub trait MatrixMixer {
     fn n_heads(&self) -> usize;
 }
 
-/// What a mixer carries from token to token.
-#[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one per layer, and handles only
-pub enum MixerState {
-    /// A key-value cache, which grows with every token.
-    Attention {
-        /// Keys after rotation, `[b kv t d]`.
-        k: Tensor<4>,
-        /// Values, `[b kv t d]`.
-        v: Tensor<4>,
-        /// Where a convolution stands before the rotation: its last inputs, `[b k-1 c]`.
-        conv: Option<Tensor<3>>,
-    },
-    /// A state of constant size.
-    Ssm {
-        /// The last inputs of the convolution, `[b k-1 c]`.
-        conv: Tensor<3>,
-        /// The SSD state, `[b h p n]`.
-        ssm: Tensor<4>,
-    },
-}
-
-impl MixerState {
-    /// The convolution's window and the SSD state.
-    ///
-    /// # Panics
-    ///
-    /// If this is a key-value cache.
-    pub(crate) fn into_ssm(self) -> (Tensor<3>, Tensor<4>) {
-        match self {
-            Self::Ssm { conv, ssm } => (conv, ssm),
-            Self::Attention { .. } => panic!("an SSM mixer was given the key-value cache of attention"),
-        }
-    }
-
-    /// Keys, values and the convolution's window.
-    ///
-    /// # Panics
-    ///
-    /// If this is an SSM state.
-    pub(crate) fn into_attention(self) -> (Tensor<4>, Tensor<4>, Option<Tensor<3>>) {
-        match self {
-            Self::Attention { k, v, conv } => (k, v, conv),
-            Self::Ssm { .. } => panic!("attention was given the state of an SSM mixer"),
-        }
-    }
-
-    /// Whether it keeps its size from token to token.
-    pub fn is_constant(&self) -> bool {
-        matches!(self, Self::Ssm { .. })
-    }
-
-    /// Rows of the batch.
-    pub fn batch(&self) -> usize {
-        match self {
-            Self::Attention { k, .. } => k.dims()[0],
-            Self::Ssm { ssm, .. } => ssm.dims()[0],
-        }
-    }
-
-    /// Bytes held for the whole batch.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Attention { k, v, conv } => bytes(k) + bytes(v) + conv.as_ref().map_or(0, bytes),
-            Self::Ssm { conv, ssm } => bytes(conv) + bytes(ssm),
-        }
-    }
-}
-
-fn bytes<const D: usize>(tensor: &Tensor<D>) -> usize {
-    tensor.shape().num_elements() * tensor.dtype().size()
-}
-
 /// Configuration of any mixer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -142,6 +80,8 @@ pub enum MixerConfig {
     Mamba1(Mamba1Config),
     /// The mixer of Mamba-2.
     Mamba2(Mamba2Config),
+    /// The mixer of Llamba beside attention.
+    Parallel(ParallelConfig),
 }
 
 impl MixerConfig {
@@ -152,6 +92,7 @@ impl MixerConfig {
             Self::DiscreteMamba2(config) => Mixer::DiscreteMamba2(config.init(device)),
             Self::Mamba1(config) => Mixer::Mamba1(config.init(device)),
             Self::Mamba2(config) => Mixer::Mamba2(config.init(device)),
+            Self::Parallel(config) => Mixer::Parallel(config.init(device)),
         }
     }
 }
@@ -165,6 +106,20 @@ pub struct StateSize {
     pub per_token: usize,
 }
 
+impl std::ops::Add for StateSize {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { constant: self.constant + other.constant, per_token: self.per_token + other.per_token }
+    }
+}
+
+impl std::iter::Sum for StateSize {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self::default(), |sum, size| sum + size)
+    }
+}
+
 impl MixerConfig {
     /// The size of the mixer's state for one sequence.
     pub fn state_size(&self) -> StateSize {
@@ -172,16 +127,21 @@ impl MixerConfig {
             constant: (d_conv - 1) * channels + state,
             per_token: 0,
         };
+        let attention = |config: &AttentionConfig| StateSize {
+            constant: config.d_conv.map_or(0, |d_conv| (d_conv - 1) * config.conv_dim()),
+            per_token: 2 * config.n_kv_heads * config.head_dim,
+        };
+        let discrete = |config: &DiscreteMamba2Config| {
+            ssm(config.d_conv, config.conv_dim(), config.d_inner() * config.d_state)
+        };
         match self {
-            Self::Attention(config) => StateSize {
-                constant: config.d_conv.map_or(0, |d_conv| (d_conv - 1) * config.conv_dim()),
-                per_token: 2 * config.n_kv_heads * config.head_dim,
-            },
-            Self::DiscreteMamba2(config) => {
-                ssm(config.d_conv, config.conv_dim(), config.d_inner() * config.d_state)
-            }
+            Self::Attention(config) => attention(config),
+            Self::DiscreteMamba2(config) => discrete(config),
             Self::Mamba1(config) => ssm(config.d_conv, config.d_inner, config.d_inner * config.d_state),
             Self::Mamba2(config) => ssm(config.d_conv, config.conv_dim(), config.d_inner() * config.d_state),
+            Self::Parallel(config) => {
+                discrete(&config.ssm) + config.attention.as_ref().map(attention).unwrap_or_default()
+            }
         }
     }
 }
@@ -198,6 +158,8 @@ pub enum Mixer {
     Mamba1(Mamba1),
     /// The mixer of Mamba-2.
     Mamba2(Mamba2),
+    /// The mixer of Llamba beside attention.
+    Parallel(Parallel),
 }
 
 impl Mixer {
@@ -208,10 +170,11 @@ impl Mixer {
             Self::DiscreteMamba2(mixer) => mixer,
             Self::Mamba1(mixer) => mixer,
             Self::Mamba2(mixer) => mixer,
+            Self::Parallel(mixer) => mixer,
         }
     }
 
-    /// Whether this mixer is attention.
+    /// Whether this mixer is attention alone.
     pub fn is_attention(&self) -> bool {
         matches!(self, Self::Attention(_))
     }
@@ -223,6 +186,7 @@ impl Mixer {
             Self::DiscreteMamba2(mixer) => MixerConfig::DiscreteMamba2(mixer.config().clone()),
             Self::Mamba1(mixer) => MixerConfig::Mamba1(mixer.config().clone()),
             Self::Mamba2(mixer) => MixerConfig::Mamba2(mixer.config().clone()),
+            Self::Parallel(mixer) => MixerConfig::Parallel(mixer.config()),
         }
     }
 }
@@ -240,8 +204,8 @@ impl MatrixMixer for Mixer {
         self.as_matrix_mixer().mixing(u, segments)
     }
 
-    fn output(&self, mixed: Tensor<4>, u: Tensor<3>) -> Tensor<3> {
-        self.as_matrix_mixer().output(mixed, u)
+    fn output(&self, mixed: Tensor<4>, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
+        self.as_matrix_mixer().output(mixed, u, segments)
     }
 
     fn init_state(&self, batch: usize, device: &Device) -> MixerState {

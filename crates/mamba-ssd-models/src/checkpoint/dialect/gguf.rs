@@ -6,6 +6,7 @@ use mamba_ssd::rope::{Llama3Scaling, RotaryConfig};
 use super::super::source::{Gguf, Value};
 use super::super::stored::{Stored, Tensors};
 use super::indexed;
+use super::sentencepiece::{self, Pieces};
 use super::vocabulary::{Vocabulary, is_llama3, tokenizer_json};
 use crate::config::{LARGEST, LlamaConfig, SpecialTokens};
 use crate::{ModelConfig, ModelError};
@@ -214,9 +215,10 @@ pub(in crate::checkpoint) fn tokenizer(gguf: &Gguf) -> Result<Option<Vec<u8>>, S
     match text("model") {
         None => return Ok(None),
         Some("gpt2") => {}
+        Some("llama") => return sentencepiece::tokenizer_json(&pieces(gguf)?).map(Some),
         Some(other) => {
             return Err(format!(
-                "`tokenizer.ggml.model` is \"{other}\", only \"gpt2\" (byte-level BPE) is covered"
+                "`tokenizer.ggml.model` is \"{other}\", expected \"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece)"
             ));
         }
     }
@@ -231,6 +233,27 @@ pub(in crate::checkpoint) fn tokenizer(gguf: &Gguf) -> Result<Option<Vec<u8>>, S
     tokenizer_json(vocabulary).map(Some)
 }
 
+/// A SentencePiece vocabulary; what a file does not say is as in llama.cpp.
+fn pieces(gguf: &Gguf) -> Result<Pieces, String> {
+    let get = |name: &str| gguf.get(&format!("tokenizer.ggml.{name}"));
+    let yes = |name: &str| get(name).and_then(Value::as_bool).unwrap_or(true);
+    let id = |name: &str, default| get(name).and_then(Value::as_usize).unwrap_or(default);
+    if get("add_eos_token").and_then(Value::as_bool).unwrap_or(false) {
+        return Err("`tokenizer.ggml.add_eos_token` is true, only false is covered".into());
+    }
+    let scores = get("scores").and_then(Value::as_list);
+    let scores = scores.and_then(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>());
+    Ok(Pieces {
+        tokens: texts(gguf, "tokens")?,
+        scores: scores.ok_or("`tokenizer.ggml.scores` is missing or no list of numbers")?,
+        special: [of_kind(gguf, &CONTROL), of_kind(gguf, &UNKNOWN)].concat(),
+        whole: of_kind(gguf, &USER_DEFINED),
+        unknown: id("unknown_token_id", 0),
+        bos: yes("add_bos_token").then(|| id("bos_token_id", 1)),
+        space: yes("add_space_prefix"),
+    })
+}
+
 /// The template of a conversation.
 pub(in crate::checkpoint) fn chat_template(gguf: &Gguf) -> Option<String> {
     gguf.get("tokenizer.chat_template").and_then(Value::as_str).map(str::to_string)
@@ -242,7 +265,9 @@ fn texts(gguf: &Gguf, name: &str) -> Result<Vec<String>, String> {
     texts.ok_or_else(|| format!("`tokenizer.ggml.{name}` is missing or no list of texts"))
 }
 
-/// llama.cpp's kinds of tokens: those that are no text, and those that are found before any merge.
+/// llama.cpp's kinds of tokens: that of unknown text, those that are no text, and those that are found before any
+/// merge.
+const UNKNOWN: Value = Value::Whole(2);
 const CONTROL: Value = Value::Whole(3);
 const USER_DEFINED: Value = Value::Whole(4);
 

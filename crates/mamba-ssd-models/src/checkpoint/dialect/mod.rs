@@ -6,16 +6,19 @@
 //! | MixFormer, September 2023 | `layers.0.wte.weight` | the same, and layers counted from 1 |
 //! | transformers' Phi in development | `query_key_value` | q, k and v in one matrix, head by head |
 //! | MambaInLlama's training code | `mamba.in_proj_z`, `self_attn.q_proj` | matrices in parts |
+//! | MOHAWK's hybrids by heads | `mixer1.` | names; the keys may tell what the configuration does not |
 //! | Codestral as Mistral publishes it | `model.backbone.` | a prefix |
 //! | Llamba in MLX | `embedding.encoder.weight` | names; integers of a few bits |
 //! | llama.cpp | a GGUF file | names; rows of q and k for the interleaved rotation |
 //!
 //! A tensor that a dialect does not know keeps its key, and the strict reading that follows lists it.
 
+mod blocks;
 pub(super) mod gguf;
 mod mamba_in_llama;
 pub(super) mod mlx;
 mod phi;
+mod sentencepiece;
 mod vocabulary;
 
 use super::stored::{Stored, Tensors};
@@ -34,14 +37,21 @@ pub(super) fn canonical<'a>(tensors: Tensors<'a>, config: &ModelConfig) -> Resul
     }
 }
 
-/// The configuration as the tensors have it, and what it said otherwise.
-pub(super) fn settled(config: ModelConfig, tensors: &Tensors) -> (ModelConfig, Option<String>) {
-    let ModelConfig::Phi(config) = config else { return (config, None) };
+/// The configuration, whose `config.json` is `text`, as the tensors have it, and what it said otherwise.
+pub(super) fn settled(
+    config: ModelConfig,
+    text: &str,
+    tensors: &Tensors,
+) -> Result<(ModelConfig, Option<String>), String> {
+    if let Some(blocks) = blocks::found(tensors) {
+        return config.with_blocks(text, &blocks);
+    }
+    let ModelConfig::Phi(config) = config else { return Ok((config, None)) };
     let (config, changed) = phi::with_mixers_of_keys(config, tensors);
     let note = (!changed.is_empty()).then(|| {
         format!("layers {changed:?} hold another mixer than the configuration says; the tensors decide")
     });
-    (ModelConfig::Phi(config), note)
+    Ok((ModelConfig::Phi(config), note))
 }
 
 /// Removes `model.` in front of every key of a Mamba-2 model.

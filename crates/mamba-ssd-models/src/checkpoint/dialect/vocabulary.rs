@@ -26,7 +26,8 @@ pub(super) struct Vocabulary<'a> {
     pub bos: Option<usize>,
 }
 
-type Parsed<T> = Result<T, String>;
+/// What was found and what was expected.
+pub(super) type Parsed<T> = Result<T, String>;
 
 /// The `tokenizer.json` of a vocabulary.
 pub(super) fn tokenizer_json(vocabulary: Vocabulary) -> Parsed<Vec<u8>> {
@@ -94,7 +95,7 @@ fn splitter(name: &str) -> Parsed<PreTokenizerWrapper> {
 }
 
 /// A processor that puts a token in front of every text.
-fn in_front(id: u32, token: &str) -> Parsed<TemplateProcessing> {
+pub(super) fn in_front(id: u32, token: &str) -> Parsed<TemplateProcessing> {
     TemplateProcessing::builder()
         .try_single(vec![token.to_string(), "$0".to_string()])
         .map(|builder| builder.special_tokens(vec![(token.to_string(), id)]).build())

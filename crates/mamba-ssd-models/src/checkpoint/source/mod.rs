@@ -13,6 +13,7 @@ use super::stored::Tensors;
 use crate::ModelError;
 
 pub(super) use gguf::{Gguf, Value};
+pub(super) use safetensors::readable as tensor_dtype;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

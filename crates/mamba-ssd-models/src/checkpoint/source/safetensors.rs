@@ -116,7 +116,7 @@ fn read_range(mut file: &File, start: u64, end: u64) -> std::io::Result<Vec<u8>>
 }
 
 /// The types that are read: floats, MLX's packed integers, and tokens.
-fn readable(dtype: Dtype) -> Option<DType> {
+pub(in crate::checkpoint) fn readable(dtype: Dtype) -> Option<DType> {
     match dtype {
         Dtype::F64 => Some(DType::F64),
         Dtype::F32 => Some(DType::F32),

@@ -1,0 +1,93 @@
+//! `generate --draft`: a small model drafts, the large one verifies.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use mamba_ssd_models::{Completion, SampleId, SpeculateOptions, Speculated, TextStream, Usage, speculate};
+
+use super::output::{Answer, Output};
+use super::summary::Summary;
+use crate::args::GenerateArgs;
+use crate::console::{note, percent_or_dash};
+use crate::hub;
+use crate::language_model::LanguageModel;
+
+/// One prompt after another. Returns how many answers are missing; the only prompt's error is the command's.
+pub fn run(
+    args: &GenerateArgs,
+    verifier: &LanguageModel,
+    draft: &Path,
+    prompts: Vec<Result<Vec<u32>>>,
+    output: &mut Output,
+) -> Result<usize> {
+    let draft = LanguageModel::load(&hub::local(draft)?, &args.device.open()?)?;
+    ensure!(
+        draft.tokenizer.same_vocabulary(&verifier.tokenizer),
+        "{} and {} have different vocabularies; draft with a student of the model itself",
+        draft.name,
+        verifier.name
+    );
+    let (mut missing, only) = (0, prompts.len() == 1);
+    let (mut drafted, mut accepted) = (0, 0);
+    let (mut summary, started) = (Summary::new(Instant::now()), Instant::now());
+    let mut usage = Usage::default();
+    for (prompt, tokens) in prompts.into_iter().enumerate() {
+        let written = tokens.and_then(|tokens| {
+            usage.prompt_tokens += tokens.len();
+            write(args, verifier, &draft, &tokens, &mut summary, output)
+        });
+        let shown = match written {
+            Ok((written, text)) => {
+                drafted += written.drafted;
+                accepted += written.accepted;
+                usage.decoded_tokens += written.tokens.len();
+                let Speculated { tokens, finish, .. } = written;
+                let id = SampleId { request: prompt, sample: 0 };
+                let completion = Completion { id, tokens, log_probabilities: Vec::new(), text, finish };
+                output.answer(prompt, 0, Answer::Sample(completion))
+            }
+            Err(error) if only => return Err(error),
+            Err(error) => {
+                missing += 1;
+                output.refuse(prompt, &error)
+            }
+        };
+        if shown.is_break() {
+            break;
+        }
+    }
+    usage.decode = started.elapsed();
+    let rate = percent_or_dash((drafted > 0).then(|| accepted as f64 / drafted as f64));
+    note(format_args!("{}; drafted {drafted} tokens, accepted {rate}", summary.line(usage)));
+    Ok(missing)
+}
+
+/// The answer to a prompt, and its text, printed as it comes.
+fn write(
+    args: &GenerateArgs,
+    verifier: &LanguageModel,
+    draft: &LanguageModel,
+    prompt: &[u32],
+    summary: &mut Summary,
+    output: &mut Output,
+) -> Result<(Speculated, String)> {
+    let positions = [verifier, draft].map(|side| side.model.config().max_positions());
+    let options = SpeculateOptions {
+        max_new_tokens: args.max_tokens,
+        eos: verifier.eos.clone(),
+        draft_tokens: args.draft_tokens,
+        prefill_chunk: args.prefill_chunk,
+        max_positions: positions.into_iter().flatten().min(),
+    };
+    let (mut stream, mut text) = (TextStream::after(prompt), String::new());
+    let written = speculate(&verifier.model, &draft.model, prompt, &options, |token| {
+        summary.token();
+        let piece = stream.push(token, &verifier.tokenizer).unwrap_or_default();
+        text += &piece;
+        output.piece(&piece) == ControlFlow::Continue(())
+    })?;
+    text += &stream.finish(&verifier.tokenizer)?;
+    Ok((written, text))
+}

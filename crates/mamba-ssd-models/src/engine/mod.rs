@@ -1,0 +1,346 @@
+//! Many prompts, many samples, one batch: continuous batching over states that fork.
+//!
+//! ```text
+//! submit ─► waiting ─► prefill, chunk by chunk ─► fork, once for each sample ─► rows of the batch ─► finished
+//! ```
+//!
+//! A prompt is prefilled alone, once, and its state forked into as many rows as are free; a row that has ended makes
+//! room for the next at once. Rows may have any lengths and are never padded where a sum could see it, so a sample
+//! is a function of its request and of [`EngineOptions::prefill_chunk`] alone. On the CPU, in f32 and f64, that holds
+//! to the last bit.
+//!
+//! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it.
+
+mod budget;
+mod request;
+mod row;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use mamba_ssd::{Backbone, State};
+
+use budget::Budget;
+pub(crate) use request::check_prompt;
+pub use request::{Completion, Event, Finish, Request, RequestError, SampleId};
+use row::{Job, Row};
+
+use crate::Tokenizer;
+
+/// How an engine runs its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Most rows that are decoded together.
+    pub max_rows: usize,
+    /// Tokens of a prompt that are prefilled at once.
+    pub prefill_chunk: usize,
+    /// Bytes that the states of all rows, and of the prompt they are forked from, may take.
+    pub max_state_bytes: Option<usize>,
+    /// Positions that the model's attention has learnt, if it has attention: see
+    /// [`ModelConfig::max_positions`](crate::ModelConfig::max_positions).
+    pub max_positions: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { max_rows: 16, prefill_chunk: 512, max_state_bytes: None, max_positions: None }
+    }
+}
+
+/// What an engine has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens prefilled.
+    pub prompt_tokens: usize,
+    /// Time spent on them.
+    pub prefill: Duration,
+    /// Tokens fed after the prompts.
+    pub decoded_tokens: usize,
+    /// Time spent on them, and on choosing those that follow.
+    pub decode: Duration,
+}
+
+/// A model that continues many prompts at a time. Its iterator runs it, and ends when nothing is left to do.
+///
+/// # Example
+///
+/// ```
+/// # use burn::tensor::Device;
+/// # use mamba_ssd::{AttentionConfig, rope::RotaryConfig};
+/// # use mamba_ssd_models::{Engine, EngineOptions, Event, LlamaConfig, ModelConfig, Request};
+/// # let attention = AttentionConfig::new(32, 4, 2, 8, RotaryConfig::new(8));
+/// # let model = ModelConfig::Llama(LlamaConfig::transformer(100, 2, attention, 64)).init(&Device::flex());
+/// let mut engine = Engine::new(&model, EngineOptions::default());
+/// engine.submit(Request { samples: 3, max_new_tokens: 5, ..Request::new(vec![1, 2, 3]) })?;
+/// engine.submit(Request { max_new_tokens: 5, ..Request::new(vec![4]) })?;
+/// for event in &mut engine {
+///     if let Event::Finished(completion) = event {
+///         println!("{:?}: {:?}", completion.id, completion.tokens);
+///     }
+/// }
+/// # Ok::<(), mamba_ssd_models::RequestError>(())
+/// ```
+pub struct Engine<'a, M: Backbone> {
+    model: M,
+    device: Device,
+    tokenizer: Option<&'a Tokenizer>,
+    options: EngineOptions,
+    budget: Budget,
+    submitted: usize,
+    waiting: VecDeque<Arc<Job>>,
+    prompt: Option<Prompt>,
+    rows: Vec<Row>,
+    /// Of the rows; nothing without rows.
+    state: Option<State>,
+    events: VecDeque<Event>,
+    usage: Usage,
+}
+
+/// The one prompt that is being prefilled, or forked.
+struct Prompt {
+    job: Arc<Job>,
+    state: State,
+    /// Tokens in the state.
+    done: usize,
+    /// After the last token, `[v]`.
+    logits: Vec<f32>,
+    /// Samples that are rows, or were.
+    started: usize,
+}
+
+impl<'a, M: Backbone> Engine<'a, M> {
+    /// An engine of a model, without gradients.
+    ///
+    /// # Panics
+    ///
+    /// If there is no row, or a chunk has no token.
+    pub fn new(model: &M, options: EngineOptions) -> Self {
+        assert!(
+            options.max_rows > 0 && options.prefill_chunk > 0,
+            "at least one row and one token: {options:?}"
+        );
+        let model = model.valid();
+        let device = model.devices().remove(0);
+        let budget = Budget::new(&model.init_state(1, &device), options.max_state_bytes);
+        Self {
+            model,
+            device,
+            tokenizer: None,
+            options,
+            budget,
+            submitted: 0,
+            waiting: VecDeque::new(),
+            prompt: None,
+            rows: Vec::new(),
+            state: None,
+            events: VecDeque::new(),
+            usage: Usage::default(),
+        }
+    }
+
+    /// The engine, which now also gives text and knows stop strings.
+    pub fn with_tokenizer(mut self, tokenizer: &'a Tokenizer) -> Self {
+        self.tokenizer = Some(tokenizer);
+        self
+    }
+
+    /// Takes a request, and returns its number. It starts when the iterator is next asked.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be served. Others are not affected.
+    pub fn submit(&mut self, request: Request) -> Result<usize, RequestError> {
+        let job = self.checked(request)?;
+        let number = job.number;
+        self.submitted += 1;
+        if job.request.max_new_tokens == 0 {
+            (0..job.request.samples)
+                .for_each(|sample| self.end(Row::new(job.clone(), sample), Finish::Length));
+        } else if job.request.samples > 0 {
+            self.waiting.push_back(job);
+        }
+        Ok(number)
+    }
+
+    fn checked(&self, request: Request) -> Result<Arc<Job>, RequestError> {
+        let positions = self.options.max_positions.unwrap_or(usize::MAX);
+        let found = request.prompt.len();
+        check_prompt(&request.prompt, self.model.vocab_size(), positions)?;
+        if !request.stop_strings.is_empty() && self.tokenizer.is_none() {
+            return Err(RequestError::StopStrings);
+        }
+        let job =
+            Job { number: self.submitted, request, room: positions.saturating_sub(found).saturating_add(1) };
+        self.budget.check(job.longest())?;
+        Ok(Arc::new(job))
+    }
+
+    /// Ends a sample that runs; false if it does not. It has no more tokens than its events have told of.
+    pub fn cancel(&mut self, id: SampleId) -> bool {
+        let Some(at) = self.rows.iter().position(|row| row.id() == id) else { return false };
+        self.leave(vec![(at, Finish::Cancelled)]);
+        true
+    }
+
+    /// What has been done so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Bytes of the states of all rows now.
+    pub fn state_bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, State::bytes)
+            + self.prompt.as_ref().map_or(0, |prompt| prompt.state.bytes())
+    }
+
+    /// Runs to the end and returns all samples, in the order of their requests.
+    pub fn complete(&mut self) -> Vec<Completion> {
+        let mut all: Vec<Completion> = self
+            .filter_map(|event| match event {
+                Event::Finished(completion) => Some(completion),
+                Event::Token { .. } => None,
+            })
+            .collect();
+        all.sort_by_key(|completion| completion.id);
+        all
+    }
+
+    /// One token for every row; then one chunk of a prompt, and the first token of new rows. No row gets two.
+    fn step(&mut self) {
+        let started = Instant::now();
+        self.decode();
+        let decoded = Instant::now();
+        self.admit();
+        self.usage.decode += decoded - started;
+        self.usage.prefill += decoded.elapsed();
+    }
+
+    /// Fills free rows from the prompt at hand; without one that is ready, prefills a chunk of the next.
+    fn admit(&mut self) {
+        let Some(mut prompt) = self.prompt.take().or_else(|| self.next_prompt()) else { return };
+        if prompt.done < prompt.job.request.prompt.len() {
+            self.prefill(&mut prompt);
+        }
+        if prompt.done == prompt.job.request.prompt.len() {
+            self.fork(&mut prompt);
+        }
+        if prompt.started < prompt.job.request.samples {
+            self.prompt = Some(prompt);
+        }
+    }
+
+    fn next_prompt(&mut self) -> Option<Prompt> {
+        if self.free_rows(self.waiting.front()?) == 0 {
+            return None;
+        }
+        let job = self.waiting.pop_front()?;
+        let state = self.model.init_state(1, &self.device);
+        Some(Prompt { job, state, done: 0, logits: Vec::new(), started: 0 })
+    }
+
+    /// Rows that may be added for samples of `job`.
+    fn free_rows(&self, job: &Job) -> usize {
+        let longest = self.rows.iter().map(|row| row.job.longest()).max().unwrap_or(0).max(job.longest());
+        self.options.max_rows.min(self.budget.rows(longest)).saturating_sub(self.rows.len())
+    }
+
+    fn prefill(&mut self, prompt: &mut Prompt) {
+        let tokens = &prompt.job.request.prompt[prompt.done..];
+        let chunk = &tokens[..tokens.len().min(self.options.prefill_chunk)];
+        let tokens = ints(chunk, &self.device).unsqueeze::<2>();
+        let state = prompt.state.clone();
+        let (hidden, state) = self.model.prefill_hidden(tokens, state);
+        prompt.state = state;
+        prompt.done += chunk.len();
+        self.usage.prompt_tokens += chunk.len();
+        if prompt.done == prompt.job.request.prompt.len() {
+            let last = hidden.narrow(1, chunk.len() - 1, 1);
+            prompt.logits = floats(self.model.head(last).squeeze_dim(1));
+        }
+    }
+
+    /// Turns as many samples of a prompt into rows as are free. One that ends with its first token needs none.
+    fn fork(&mut self, prompt: &mut Prompt) {
+        let free = self.free_rows(&prompt.job);
+        let mut rows = Vec::new();
+        while rows.len() < free && prompt.started < prompt.job.request.samples {
+            let mut row = Row::new(prompt.job.clone(), prompt.started);
+            prompt.started += 1;
+            match row.choose(&mut prompt.logits.clone(), self.tokenizer, &mut self.events) {
+                Some(finish) => self.end(row, finish),
+                None => rows.push(row),
+            }
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let forked = prompt.state.clone().fork(rows.len());
+        self.rows.extend(rows);
+        self.state = Some(match self.state.take() {
+            Some(state) => State::concat(vec![state, forked]),
+            None => forked,
+        });
+    }
+
+    /// Feeds every row its last token and lets it choose the next.
+    fn decode(&mut self) {
+        let Some(state) = self.state.take() else { return };
+        let tokens: Vec<u32> = self.rows.iter().map(Row::last).collect();
+        let (logits, state) = self.model.step(ints(&tokens, &self.device), state);
+        self.state = Some(state);
+        self.usage.decoded_tokens += tokens.len();
+        let vocabulary = logits.dims()[1];
+        let mut logits = floats(logits);
+        let mut ended = Vec::new();
+        for (at, (row, logits)) in self.rows.iter_mut().zip(logits.chunks_mut(vocabulary)).enumerate() {
+            ended.extend(row.choose(logits, self.tokenizer, &mut self.events).map(|finish| (at, finish)));
+        }
+        self.leave(ended);
+    }
+
+    /// Takes ended rows, in ascending order, out of the batch.
+    fn leave(&mut self, ended: Vec<(usize, Finish)>) {
+        if ended.is_empty() {
+            return;
+        }
+        let kept = (0..self.rows.len()).filter(|at| ended.iter().all(|(ended, _)| ended != at));
+        let kept: Vec<usize> = kept.collect();
+        self.state = self.state.take().filter(|_| !kept.is_empty()).map(|state| state.select(&kept));
+        for (already_left, (at, finish)) in ended.into_iter().enumerate() {
+            let row = self.rows.remove(at - already_left);
+            self.end(row, finish);
+        }
+    }
+
+    fn end(&mut self, row: Row, finish: Finish) {
+        self.events.push_back(Event::Finished(row.into_completion(finish, self.tokenizer)));
+    }
+
+    fn is_idle(&self) -> bool {
+        self.rows.is_empty() && self.prompt.is_none() && self.waiting.is_empty()
+    }
+}
+
+impl<M: Backbone> Iterator for Engine<'_, M> {
+    type Item = Event;
+
+    /// The next event; nothing once all requests are served.
+    fn next(&mut self) -> Option<Event> {
+        while self.events.is_empty() && !self.is_idle() {
+            self.step();
+        }
+        self.events.pop_front()
+    }
+}
+
+pub(crate) fn ints(tokens: &[u32], device: &Device) -> Tensor<1, Int> {
+    let tokens: Vec<i64> = tokens.iter().copied().map(i64::from).collect();
+    let length = tokens.len();
+    Tensor::from_data(TensorData::new(tokens, [length]), device)
+}
+
+pub(crate) fn floats(logits: Tensor<2>) -> Vec<f32> {
+    logits.into_data_as::<f32>().try_into_vec().expect("converted to f32")
+}

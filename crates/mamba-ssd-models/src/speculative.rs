@@ -1,0 +1,218 @@
+//! Speculative decoding: a small model drafts, the large one verifies several tokens in one pass.
+//!
+//! ```text
+//! draft     t d1 d2 d3          one step each
+//! verifier  t d1 d2 d3          one prefill, which chooses c0 c1 c2 c3
+//! taken     while c_i = d_{i+1}, and the first c_i that differs
+//! ```
+//!
+//! Every token is one that the verifier chose: the text is its own greedy text, but for rounding where its two
+//! likeliest tokens are equally likely to the last digits, since a prefill sums in another order than a step. What
+//! was drafted in vain is rolled back: the draft by its [`History`], the verifier by cutting its caches or, where
+//! layers carry a state, by reading the taken tokens again.
+//!
+//! Leviathan et al., "Fast Inference from Transformers via Speculative Decoding" (2023), for temperature 0.
+
+use burn::tensor::Device;
+use mamba_ssd::{Backbone, History, State};
+
+use crate::engine::{check_prompt, floats, ints};
+use crate::sampling::argmax;
+use crate::{Finish, RequestError};
+
+/// What to write, and how far ahead to draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpeculateOptions {
+    /// Most tokens to write.
+    pub max_new_tokens: usize,
+    /// Any of these ends the text, and is not part of it.
+    pub eos: Vec<u32>,
+    /// Tokens that are drafted before the verifier looks; at least 1.
+    pub draft_tokens: usize,
+    /// Tokens of the prompt that are prefilled at once.
+    pub prefill_chunk: usize,
+    /// Positions that the attention of either model has learnt.
+    pub max_positions: Option<usize>,
+}
+
+impl Default for SpeculateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 128,
+            eos: Vec::new(),
+            draft_tokens: 4,
+            prefill_chunk: 512,
+            max_positions: None,
+        }
+    }
+}
+
+/// What was written, and what it took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speculated {
+    /// New tokens.
+    pub tokens: Vec<u32>,
+    /// Tokens that were drafted.
+    pub drafted: usize,
+    /// Those that the verifier chose too.
+    pub accepted: usize,
+    /// Passes of the verifier, the prompt's not counted.
+    pub passes: usize,
+    /// Why it ended; [`Finish::Cancelled`] by `on_token`.
+    pub finish: Finish,
+}
+
+impl Speculated {
+    /// Share of the drafted tokens that were accepted; nothing where none was drafted.
+    pub fn accepted_rate(&self) -> Option<f64> {
+        (self.drafted > 0).then(|| self.accepted as f64 / self.drafted as f64)
+    }
+}
+
+/// The verifier's greedy continuation of a prompt, drafted by a model of the same vocabulary. `on_token` gets each
+/// token, and stops by returning `false`.
+///
+/// # Errors
+///
+/// If the prompt is empty, too long, or has a token that one of the models does not know.
+///
+/// # Panics
+///
+/// If no token is to be drafted, or a chunk has none.
+pub fn speculate<V: Backbone, D: Backbone>(
+    verifier: &V,
+    draft: &D,
+    prompt: &[u32],
+    options: &SpeculateOptions,
+    mut on_token: impl FnMut(u32) -> bool,
+) -> Result<Speculated, RequestError> {
+    let (ahead, chunk) = (options.draft_tokens, options.prefill_chunk);
+    assert!(ahead > 0 && chunk > 0, "{ahead} tokens ahead and chunks of {chunk}; expected at least 1");
+    let positions = options.max_positions.unwrap_or(usize::MAX);
+    check_prompt(prompt, verifier.vocab_size().min(draft.vocab_size()), positions)?;
+    let room = positions.saturating_sub(prompt.len()).saturating_add(1);
+    let most = options.max_new_tokens.min(room);
+    let full = if room < options.max_new_tokens { Finish::Positions } else { Finish::Length };
+    let mut written = Speculated { tokens: Vec::new(), drafted: 0, accepted: 0, passes: 0, finish: full };
+    if most == 0 {
+        return Ok(written);
+    }
+    let (mut verifier, choice) = Side::read(verifier, prompt, chunk);
+    let (draft, _) = Side::read(draft, prompt, chunk);
+    let mut drafter = Drafter { side: draft, history: History::new(ahead) };
+    let mut chosen = vec![choice];
+    loop {
+        for token in chosen {
+            if options.eos.contains(&token) {
+                return Ok(Speculated { finish: Finish::Eos(token), ..written });
+            }
+            written.tokens.push(token);
+            if !on_token(token) {
+                return Ok(Speculated { finish: Finish::Cancelled, ..written });
+            }
+            if written.tokens.len() == most {
+                return Ok(written);
+            }
+        }
+        let last = *written.tokens.last().expect("one was chosen");
+        let drafts = drafter.propose(last, ahead.min(most - written.tokens.len() - 1));
+        let drafts: Vec<u32> =
+            drafts.into_iter().take_while(|&token| (token as usize) < verifier.vocabulary).collect();
+        chosen = verifier.verify(last, &drafts);
+        let accepted = chosen.len() - 1;
+        drafter.keep(last, &drafts[..accepted]);
+        written.drafted += drafts.len();
+        written.accepted += accepted;
+        written.passes += 1;
+    }
+}
+
+/// A model and the state of one row.
+struct Side<M> {
+    model: M,
+    device: Device,
+    state: State,
+    vocabulary: usize,
+}
+
+impl<M: Backbone> Side<M> {
+    /// A model that has read the prompt, and the likeliest token after it.
+    fn read(model: &M, prompt: &[u32], chunk: usize) -> (Self, u32) {
+        let model = model.valid();
+        let device = model.devices().remove(0);
+        let (state, vocabulary) = (model.init_state(1, &device), model.vocab_size());
+        let mut side = Self { model, device, state, vocabulary };
+        let mut choice = 0;
+        for tokens in prompt.chunks(chunk) {
+            let (hidden, state) =
+                side.model.prefill_hidden(ints(tokens, &side.device).unsqueeze(), side.state);
+            side.state = state;
+            choice = argmax(&floats(side.model.head(hidden.narrow(1, tokens.len() - 1, 1)).squeeze_dim(1)));
+        }
+        (side, choice)
+    }
+
+    fn step(&mut self, token: u32) -> u32 {
+        let (logits, state) = self.model.step(ints(&[token], &self.device), self.state.clone());
+        self.state = state;
+        argmax(&floats(logits))
+    }
+
+    /// The likeliest token after each of `tokens`.
+    fn choices(&mut self, tokens: &[u32]) -> Vec<u32> {
+        let (logits, state) = self.model.prefill(ints(tokens, &self.device).unsqueeze(), self.state.clone());
+        self.state = state;
+        floats(logits.squeeze_dim(0)).chunks(self.vocabulary).map(argmax).collect()
+    }
+
+    /// The drafts that the model chooses too, and what it chooses after them. Its state is then behind the last
+    /// of them.
+    fn verify(&mut self, last: u32, drafts: &[u32]) -> Vec<u32> {
+        if drafts.is_empty() {
+            return vec![self.step(last)];
+        }
+        let tokens = [&[last], drafts].concat();
+        let before = self.state.clone();
+        let mut choices = self.choices(&tokens);
+        let accepted = drafts.iter().zip(&choices).take_while(|(draft, choice)| draft == choice).count();
+        let in_vain = drafts.len() - accepted;
+        if in_vain > 0 {
+            self.state = self.state.clone().without_last(in_vain).unwrap_or_else(|| {
+                self.model.prefill_hidden(ints(&tokens[..=accepted], &self.device).unsqueeze(), before).1
+            });
+        }
+        choices.truncate(accepted + 1);
+        choices
+    }
+}
+
+/// The model that drafts, and the way back.
+struct Drafter<M> {
+    side: Side<M>,
+    history: History,
+}
+
+impl<M: Backbone> Drafter<M> {
+    /// Its greedy continuation behind `last`. It has then fed all but the last token of it.
+    fn propose(&mut self, last: u32, count: usize) -> Vec<u32> {
+        let mut token = last;
+        let mut next = || {
+            self.history.push(&self.side.state);
+            token = self.side.step(token);
+            token
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// Goes on behind `last` and the drafts that were accepted.
+    fn keep(&mut self, last: u32, accepted: &[u32]) {
+        let fed = self.history.depth();
+        let wanted = accepted.len() + 1;
+        if wanted <= fed {
+            self.side.state = self.history.rollback(fed - wanted, self.side.state.clone());
+        } else {
+            self.side.step(accepted.last().copied().unwrap_or(last));
+        }
+        self.history = History::new(self.history.window());
+    }
+}

@@ -1,0 +1,128 @@
+//! The key-value cache of attention, for rows of any lengths.
+//!
+//! All rows end in the same column, where the next token is appended; a shorter row begins later:
+//!
+//! ```text
+//! row 0   k0 k1 k2 k3 k4        padding 0
+//! row 1    .  .  . k0 k1        padding 3, columns that no token of the row ever sees
+//! ```
+//!
+//! So a step appends one column for all, and what a row may see is one number, its first column.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+/// Keys and values of the tokens so far.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    /// Keys after rotation, `[b kv s d]`.
+    pub k: Tensor<4>,
+    /// Values, `[b kv s d]`.
+    pub v: Tensor<4>,
+    /// Columns in front of each row's first token, b of them. They hold zeros and are never seen.
+    pub padding: Vec<usize>,
+}
+
+impl KvCache {
+    /// A cache without tokens, from its empty keys `[b kv 0 d]`.
+    pub(crate) fn empty(k: Tensor<4>) -> Self {
+        Self { padding: vec![0; k.dims()[0]], v: k.clone(), k }
+    }
+
+    /// Columns, s.
+    pub fn columns(&self) -> usize {
+        self.k.dims()[2]
+    }
+
+    /// Tokens of each row.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.padding.iter().map(|padding| self.columns() - padding).collect()
+    }
+
+    /// Positions of the next `t` tokens, `[b t]`, or `[1 t]` where all rows are alike.
+    pub(crate) fn positions(&self, t: usize, device: &Device) -> Tensor<2, Int> {
+        let lengths = self.lengths();
+        if lengths.windows(2).all(|pair| pair[0] == pair[1]) {
+            let past = lengths.first().map_or(0, |&length| length as i64);
+            return Tensor::<1, Int>::arange(past..past + t as i64, device).unsqueeze();
+        }
+        let positions = lengths.iter().flat_map(|&length| (length..length + t).map(|at| at as i64));
+        Tensor::from_data(TensorData::new(positions.collect(), [lengths.len(), t]), device)
+    }
+
+    /// The first column that each of `t` tokens sees, `[b t]`; nothing where that is the first of all.
+    pub(crate) fn first_visible(&self, t: usize, device: &Device) -> Option<Tensor<2, Int>> {
+        self.padding.iter().any(|&padding| padding > 0).then(|| {
+            let first = self.padding.iter().flat_map(|&padding| std::iter::repeat_n(padding as i64, t));
+            Tensor::from_data(TensorData::new(first.collect(), [self.padding.len(), t]), device)
+        })
+    }
+
+    /// The cache with further keys and values, `[b kv t d]` each.
+    pub(crate) fn append(self, k: Tensor<4>, v: Tensor<4>) -> Self {
+        if self.columns() == 0 {
+            return Self { k, v, ..self };
+        }
+        Self { k: Tensor::cat(vec![self.k, k], 2), v: Tensor::cat(vec![self.v, v], 2), ..self }
+    }
+
+    /// These rows, in this order, any of them several times.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub(crate) fn select(self, rows: &[usize], index: &Tensor<1, Int>) -> Self {
+        let padding = rows.iter().map(|&row| self.padding[row]).collect();
+        let [k, v] = [self.k, self.v].map(|cached| cached.select(0, index.clone()));
+        Self { k, v, padding }.trimmed()
+    }
+
+    /// All rows of all caches.
+    pub(crate) fn concat(caches: Vec<Self>) -> Self {
+        let columns = caches.iter().map(Self::columns).max().unwrap_or(0);
+        let caches: Vec<Self> = caches.into_iter().map(|cache| cache.padded(columns)).collect();
+        let padding = caches.iter().flat_map(|cache| cache.padding.clone()).collect();
+        let (k, v) = caches.into_iter().map(|cache| (cache.k, cache.v)).unzip();
+        Self { k: Tensor::cat(k, 0), v: Tensor::cat(v, 0), padding }
+    }
+
+    /// The cache without the last `tokens` of every row.
+    ///
+    /// # Panics
+    ///
+    /// If a row has fewer.
+    pub(crate) fn without_last(self, tokens: usize) -> Self {
+        let shortest = self.lengths().into_iter().min().unwrap_or(0);
+        assert!(tokens <= shortest, "cannot go back {tokens} tokens in a row of {shortest}");
+        let columns = self.columns() - tokens;
+        self.narrowed(0, columns)
+    }
+
+    /// The cache with empty columns in front until it has `columns`.
+    fn padded(self, columns: usize) -> Self {
+        let [b, kv, s, d] = self.k.dims();
+        let more = columns - s;
+        if more == 0 {
+            return self;
+        }
+        let zeros = Tensor::zeros([b, kv, more, d], (&self.k.device(), self.k.dtype()));
+        let [k, v] = [self.k, self.v].map(|cached| Tensor::cat(vec![zeros.clone(), cached], 2));
+        Self { k, v, padding: self.padding.into_iter().map(|padding| padding + more).collect() }
+    }
+
+    /// The cache without columns that no row needs.
+    fn trimmed(self) -> Self {
+        let spare = self.padding.iter().copied().min().unwrap_or(0);
+        if spare == 0 {
+            return self;
+        }
+        let kept = self.columns() - spare;
+        let mut cache = self.narrowed(spare, kept);
+        cache.padding.iter_mut().for_each(|padding| *padding -= spare);
+        cache
+    }
+
+    fn narrowed(self, first: usize, columns: usize) -> Self {
+        let [k, v] = [self.k, self.v].map(|cached| cached.narrow(2, first, columns));
+        Self { k, v, padding: self.padding }
+    }
+}

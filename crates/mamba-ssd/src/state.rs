@@ -1,0 +1,145 @@
+//! What a model carries from token to token: rows that can be repeated, chosen and joined.
+
+use burn::tensor::{Device, Tensor};
+
+use crate::mixer::{Append, KvCache, MixerState, Select, StateMap};
+
+/// What a model carries from token to token, layer by layer. Rows of the batch are independent of each
+/// other.
+///
+/// A state is a handle: cloning one costs nothing, and the clone stays as it is while the original moves on.
+///
+/// # Example
+///
+/// ```ignore
+/// let (logits, state) = model.prefill(prompt, model.init_state(1, &device));
+/// let state = state.fork(16); // sixteen samples of one prompt
+/// ```
+#[derive(Clone, Debug)]
+pub struct State {
+    /// One state per layer.
+    pub layers: Vec<MixerState>,
+}
+
+impl State {
+    /// Bytes held for the whole batch.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().map(MixerState::bytes).sum()
+    }
+
+    /// Bytes that one more token of every row adds.
+    pub fn bytes_per_token(&self) -> usize {
+        self.layers.iter().map(MixerState::bytes_per_token).sum()
+    }
+
+    /// Bytes that [`State::fork`] will hold, before it allocates them.
+    pub fn fork_bytes(&self, n: usize) -> usize {
+        self.bytes().saturating_mul(n)
+    }
+
+    /// Rows of the batch.
+    pub fn batch(&self) -> usize {
+        self.layers.first().map_or(0, MixerState::batch)
+    }
+
+    /// Whether it keeps its size from token to token.
+    pub fn is_constant(&self) -> bool {
+        self.layers.iter().all(MixerState::is_constant)
+    }
+
+    /// Every row `n` times, copies side by side: rows a b become a a b b.
+    ///
+    /// # Panics
+    ///
+    /// If `n` is 0.
+    pub fn fork(self, n: usize) -> Self {
+        let rows: Vec<usize> = (0..self.batch()).flat_map(|row| std::iter::repeat_n(row, n)).collect();
+        self.select(&rows)
+    }
+
+    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs.
+    ///
+    /// # Panics
+    ///
+    /// If no row is named, or one that is not there.
+    pub fn select(self, rows: &[usize]) -> Self {
+        let batch = self.batch();
+        assert!(!rows.is_empty(), "a state has at least one row");
+        assert!(rows.iter().all(|&row| row < batch), "rows {rows:?} of a state of {batch}");
+        let Some(device) = self.device() else { return self };
+        let mut select = Select::new(rows, &device);
+        self.map(&mut select)
+    }
+
+    /// All rows of all states, which are states of one model. Caches of different lengths are aligned at
+    /// their last tokens; their empty columns are never seen.
+    ///
+    /// # Panics
+    ///
+    /// If there is no state, or they are of different models.
+    pub fn concat(states: Vec<Self>) -> Self {
+        let depth = states.first().expect("at least one state").layers.len();
+        assert!(states.iter().all(|state| state.layers.len() == depth), "states of one model");
+        let mut layers: Vec<_> = states.into_iter().map(|state| state.layers.into_iter()).collect();
+        let joined = (0..depth).map(|_| {
+            let mut of_layer = layers.iter_mut().filter_map(Iterator::next);
+            let first = of_layer.next().expect("as many layers in every state");
+            let mut append = Append::new(of_layer);
+            first.map(&mut append)
+        });
+        Self { layers: joined.collect() }
+    }
+
+    /// The state before the last `tokens` of every row, if it consists of caches alone; parts of constant size have
+    /// forgotten it, see [`History`](crate::History).
+    ///
+    /// # Panics
+    ///
+    /// If a row of a cache has fewer tokens.
+    pub fn without_last(self, tokens: usize) -> Option<Self> {
+        let mut cut = WithoutLast { tokens, forgotten: false };
+        let state = self.map(&mut cut);
+        (!cut.forgotten).then_some(state)
+    }
+
+    /// Every part changed, layer by layer.
+    pub fn map(self, change: &mut impl StateMap) -> Self {
+        Self { layers: self.layers.into_iter().map(|layer| layer.map(change)).collect() }
+    }
+
+    fn device(&self) -> Option<Device> {
+        struct Find(Option<Device>);
+        impl StateMap for Find {
+            fn tensor<const D: usize>(&mut self, _name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
+                self.0 = Some(tensor.device());
+                tensor
+            }
+
+            fn cache(&mut self, cache: KvCache) -> KvCache {
+                self.0 = Some(cache.k.device());
+                cache
+            }
+        }
+        let mut find = Find(None);
+        self.layers.first()?.clone().map(&mut find);
+        find.0
+    }
+}
+
+/// Cuts caches.
+struct WithoutLast {
+    tokens: usize,
+    /// Whether there is a part that cannot be cut.
+    forgotten: bool,
+}
+
+impl StateMap for WithoutLast {
+    fn tensor<const D: usize>(&mut self, _name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
+        self.forgotten = true;
+        tensor
+    }
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache.without_last(self.tokens)
+    }
+}
