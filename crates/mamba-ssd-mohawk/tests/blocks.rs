@@ -5,8 +5,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, DType, Device, Distribution, FloatDType, Gradients, Tensor};
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{
-    AttentionConfig, DiscreteMamba2Config, Mamba1Config, Mamba2Config, MatrixMixer, Mixer, MixerConfig,
-    Segments,
+    AttentionConfig, DiscreteMamba2Config, JunctionKind, Mamba1Config, Mamba2Config, MatrixMixer, Mixer,
+    MixerConfig, ParallelConfig, Segments,
 };
 use mamba_ssd_mohawk::loss::{matrix_orientation, matrix_orientation_by_blocks};
 
@@ -24,8 +24,11 @@ fn attention(heads: usize) -> MixerConfig {
     MixerConfig::Attention(AttentionConfig::new(D, heads, heads / 2, 4, RotaryConfig::new(4)))
 }
 
-fn students() -> [MixerConfig; 4] {
+fn students() -> [MixerConfig; 5] {
+    let ssm = DiscreteMamba2Config::new(D, 4, 5);
+    let head = AttentionConfig::new(D, 1, 1, 4, RotaryConfig::new(4));
     [
+        MixerConfig::Parallel(ParallelConfig::new(ssm, JunctionKind::Merger).with_attention(Some(head))),
         MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(D, 4, 5).with_n_qk_heads(Some(2))),
         MixerConfig::Mamba2(Mamba2Config::new(D).with_expand(2).with_headdim(6).with_d_state(8)),
         MixerConfig::Mamba1(Mamba1Config::new(D, 12, 6).with_d_state(3)),
