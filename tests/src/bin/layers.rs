@@ -35,8 +35,10 @@ struct Layer {
     inputs: Vec<Tensor<3>>,
     forward: f64,
     reverse: f64,
-    run: Box<dyn Fn(&[Tensor<3>]) -> Tensor<3>>,
+    run: Run,
 }
+
+type Run = Box<dyn Fn(&[Tensor<3>]) -> Tensor<3>>;
 
 fn main() {
     let chosen = std::env::args().nth(1);

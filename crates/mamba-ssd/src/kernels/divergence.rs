@@ -167,10 +167,11 @@ fn sums<R: Real>(count: usize, term: impl Fn(usize) -> [R; 2]) -> [R; 2] {
     let mut lanes = [[R::default(); LANES]; 2];
     let whole = count / LANES * LANES;
     for block in (0..whole).step_by(LANES) {
-        for i in 0..LANES {
-            let [first, second] = term(block + i);
-            lanes[0][i] += first;
-            lanes[1][i] += second;
+        let [firsts, seconds] = &mut lanes;
+        for (i, (first, second)) in firsts.iter_mut().zip(seconds).enumerate() {
+            let term = term(block + i);
+            *first += term[0];
+            *second += term[1];
         }
     }
     for i in whole..count {

@@ -29,6 +29,7 @@ pub struct Mixing {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one at a time, and handles only
 enum Factors {
     /// The sum of SSD matrices, its columns scaled, D on its diagonal.
     Ssd {
