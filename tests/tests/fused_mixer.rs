@@ -94,27 +94,37 @@ fn by_documents(
 
 #[test]
 fn the_fused_mixer_and_its_gradients_equal_the_operations_one_by_one() {
+    for dtype in dtypes().into_iter().filter(|dtype| *dtype != DType::BF16) {
+        check(dtype, cases());
+    }
+}
+
+/// Not the last case: its sizes are none of Hopper's product, and burn takes minutes to tune each of its own.
+#[test]
+fn the_fused_mixer_equals_the_operations_in_half_precision() {
+    let cases = cases().into_iter().take(2).collect();
+    if dtypes().contains(&DType::BF16) {
+        check(DType::BF16, cases);
+    }
+}
+
+fn check(dtype: DType, cases: Vec<Case>) {
     let device = device().autodiff();
-    for dtype in dtypes() {
-        for (i, Case { config, documents }) in cases().into_iter().enumerate() {
-            let random = config.init(&device).map(&mut RandomWeights::new(i as u64, dtype));
-            let mixer = random.map(&mut Leaves);
-            let t: usize = documents[0].iter().sum();
-            let shape = [2, t, config.d_model];
-            let normals = |seed| round(Rng::new(seed).normals(shape.iter().product()), dtype);
-            let [u, cotangent] = [1, 2].map(|seed| tensor(&normals(seed), shape, dtype, &device));
-            let segments = Segments::from_lengths(&documents, &device);
-            let fused = run(&mixer, u.clone(), cotangent.clone(), |u| mixer.forward(u, Some(&segments)));
-            let apart = run(&mixer, u, cotangent, |u| by_documents(&mixer, &u, &documents, &device));
-            assert_eq!(fused.len(), apart.len());
-            for (part, (got, want)) in fused.iter().zip(&apart).enumerate() {
-                let error = relative_error(got, want, want);
-                let limit = limit(dtype);
-                assert!(
-                    error <= limit,
-                    "case {i}, array {part}, {dtype:?}: off by {error:.1e} > {limit:.0e}"
-                );
-            }
+    for (i, Case { config, documents }) in cases.into_iter().enumerate() {
+        let random = config.init(&device).map(&mut RandomWeights::new(i as u64, dtype));
+        let mixer = random.map(&mut Leaves);
+        let t: usize = documents[0].iter().sum();
+        let shape = [2, t, config.d_model];
+        let normals = |seed| round(Rng::new(seed).normals(shape.iter().product()), dtype);
+        let [u, cotangent] = [1, 2].map(|seed| tensor(&normals(seed), shape, dtype, &device));
+        let segments = Segments::from_lengths(&documents, &device);
+        let fused = run(&mixer, u.clone(), cotangent.clone(), |u| mixer.forward(u, Some(&segments)));
+        let apart = run(&mixer, u, cotangent, |u| by_documents(&mixer, &u, &documents, &device));
+        assert_eq!(fused.len(), apart.len());
+        for (part, (got, want)) in fused.iter().zip(&apart).enumerate() {
+            let error = relative_error(got, want, want);
+            let limit = limit(dtype);
+            assert!(error <= limit, "case {i}, array {part}, {dtype:?}: off by {error:.1e} > {limit:.0e}");
         }
     }
 }

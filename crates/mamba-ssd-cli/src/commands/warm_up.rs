@@ -32,7 +32,7 @@ pub fn run(args: &WarmUpArgs) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    say(&table.to_string());
+    say(&table);
     Ok(())
 }
 
