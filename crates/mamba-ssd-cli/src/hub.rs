@@ -7,6 +7,10 @@ use anyhow::{Result, bail};
 
 const PREFIX: &str = "hf:";
 
+/// The file that tells whether a cached model is there; GGUF files have none, and need the hub every time.
+#[cfg(feature = "hub")]
+const CONFIG: &str = "config.json";
+
 /// A repository of the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Repository {
@@ -70,17 +74,26 @@ fn wanted(files: &[String]) -> Option<Vec<String>> {
 fn download(repository: &Repository) -> Result<PathBuf> {
     use anyhow::Context;
     use hf_hub::api::sync::ApiBuilder;
-    use hf_hub::{Repo, RepoType};
+    use hf_hub::{Cache, Repo, RepoType};
 
     let Repository { name, revision } = repository;
     let api = ApiBuilder::from_env().with_progress(true).build()?;
-    let repo = api.repo(Repo::with_revision(name.clone(), RepoType::Model, revision.clone()));
+    let asked = Repo::with_revision(name.clone(), RepoType::Model, revision.clone());
+    let (repo, cached) = (api.repo(asked.clone()), Cache::from_env().repo(asked));
     let unreachable = || {
         format!(
             "{PREFIX}{name}: cannot be downloaded; check the name, the network, and for a gated model HF_TOKEN"
         )
     };
-    let info = repo.info().with_context(unreachable)?;
+    let info = match repo.info() {
+        Ok(info) => info,
+        Err(error) => {
+            // What was whole once is whole still: the reference is written last.
+            let config = cached.get(CONFIG).ok_or(error).with_context(unreachable)?;
+            tracing::warn!("{PREFIX}{name}: the hub was not reached, taken from its cache");
+            return config.parent().map(Path::to_path_buf).with_context(unreachable);
+        }
+    };
     let files: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
     let Some(wanted) = wanted(&files) else {
         bail!("{PREFIX}{name}: holds no safetensors, PyTorch or GGUF file");
@@ -90,12 +103,13 @@ fn download(repository: &Repository) -> Result<PathBuf> {
         bail!("{PREFIX}{name}: holds {}; download the one you want and name its file", ggufs.join(", "));
     }
     // All files of one commit: `main` may move between two of them.
-    let repo = api.repo(Repo::with_revision(name.clone(), RepoType::Model, info.sha));
+    let repo = api.repo(Repo::with_revision(name.clone(), RepoType::Model, info.sha.clone()));
     let mut folder = None;
     for file in &wanted {
         let path = repo.get(file).with_context(unreachable)?;
         folder = path.parent().map(Path::to_path_buf);
     }
+    cached.create_ref(&info.sha)?;
     folder.with_context(unreachable)
 }
 
