@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Cursor, Dataset};
 use crate::error::MohawkError;
 use crate::files;
+use crate::loss::widen;
 use crate::observer::StageReport;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::parameters::{self, Parameter};
@@ -192,7 +193,7 @@ pub(crate) fn load<S: Module>(
     }
     let mut store = Store::read(path, &SafeTensors::deserialize(&bytes).map_err(damaged)?)?;
     let student = store.student(path, student)?;
-    let optimizer = store.optimizer(&student, identity.optimizer, header.optimizer_steps);
+    let optimizer = store.optimizer(path, &student, identity.optimizer, header.optimizer_steps)?;
     store.check_empty(path)?;
     Ok(Restored { progress: header.progress, student, optimizer })
 }
@@ -248,16 +249,26 @@ impl Store {
         }))
     }
 
-    fn optimizer<S: Module>(&mut self, student: &S, config: AdamWConfig, steps: usize) -> AdamW {
+    fn optimizer<S: Module>(
+        &mut self,
+        file: &Path,
+        student: &S,
+        config: AdamWConfig,
+        steps: usize,
+    ) -> Result<AdamW, MohawkError> {
         let mut states = BTreeMap::new();
         for Parameter { path, value, .. } in parameters::parameters(student) {
             let mut take = |group| self.take(group, &path).map(|data| flat(data, &value));
             if let (Some(first), Some(second)) = (take(GROUPS[1]), take(GROUPS[2])) {
                 let master = take(GROUPS[3]);
+                if master.is_none() && widen(value.clone()).dtype() != value.dtype() {
+                    let found = format!("found no {}/{path}, expected the weight in f32", GROUPS[3]);
+                    return Err(MohawkError::checkpoint(file, found));
+                }
                 states.insert(path, AdamWState { master, first, second });
             }
         }
-        AdamW::restore(config, steps, states)
+        Ok(AdamW::restore(config, steps, states))
     }
 
     fn check_empty(&self, file: &Path) -> Result<(), MohawkError> {

@@ -139,16 +139,21 @@ pub fn student(teacher: &Tiny, layers: &[usize], heads: usize) -> Tiny {
 
 /// The same model in f64.
 pub fn in_f64(model: Tiny) -> Tiny {
-    struct ToF64;
-    impl ModuleMapper for ToF64 {
+    in_dtype(model, DType::F64)
+}
+
+/// The same model in another dtype.
+pub fn in_dtype(model: Tiny, dtype: DType) -> Tiny {
+    struct Cast(DType);
+    impl ModuleMapper for Cast {
         fn map_float<const R: usize>(&mut self, param: Param<Tensor<R>>) -> Param<Tensor<R>> {
             param.map(|tensor| {
-                let data = tensor.to_data().convert::<f64>();
-                Tensor::from_data(data, (&device(), DType::F64)).require_grad()
+                let data = tensor.to_data().convert_dtype(self.0);
+                Tensor::from_data(data, (&device(), self.0)).require_grad()
             })
         }
     }
-    model.map(&mut ToF64)
+    model.map(&mut Cast(dtype))
 }
 
 /// Documents of a few tokens with some order in them.
