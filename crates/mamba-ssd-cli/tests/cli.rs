@@ -264,6 +264,8 @@ fn heads_stay_beside_the_mixers_that_replace_them() {
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
+    let nothing = ["convert", "teacher", "other", "--heads", "1:3", "--layers", "none"];
+    assert_refused(&nothing, folder.path(), &["--heads", "--layers none"]);
     let refused = |heads: &str, parts: &[&str]| {
         assert_refused(&["convert", "teacher", "other", "--heads", heads], folder.path(), parts);
     };

@@ -1,6 +1,6 @@
 //! `convert`: attention replaced by mixers, without training; or a model of any format written in the usual one.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use burn::tensor::DType;
 use mamba_ssd_convert::{ConversionPlan, Init, KeptHeads, LayerSelection};
 use mamba_ssd_models::{Checkpoint, Model, SaveOptions};
@@ -14,6 +14,10 @@ use crate::language_model::CHAT_TEMPLATE;
 
 /// Reads, converts, prints the report, and writes unless `--dry-run`.
 pub fn run(args: &ConvertArgs) -> Result<()> {
+    ensure!(
+        args.heads.is_none() || args.layers != LayersArg::None,
+        "--heads keeps heads of layers that become mixers, and with --layers none there are none; leave one of them out"
+    );
     let out = if args.dry_run { None } else { Some(OutputFolder::claim(&args.out, "as OUT")?) };
     let checkpoint = Checkpoint::open(&hub::local(&args.model)?)?;
     let model = checkpoint.load(&DeviceChoice::any()?, DType::F32)?;
