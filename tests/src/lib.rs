@@ -13,4 +13,5 @@ pub mod problem;
 pub mod products;
 pub mod published;
 pub mod rng;
+pub mod timing;
 pub mod weights;

@@ -10,14 +10,17 @@
 //! of the forward and of the loss alone.
 #![allow(clippy::print_stdout)]
 
-use std::time::Instant;
-
 use burn::tensor::{DType, Device, Distribution, Tensor};
 use mamba_ssd::{SsdInput, scan};
 use mamba_ssd_tests::device::{backend, device, dtypes};
 use mamba_ssd_tests::limits::Errors;
 use mamba_ssd_tests::oracle::Shape;
 use mamba_ssd_tests::problem::{Decay, Spec};
+use mamba_ssd_tests::timing::median;
+
+/// Timed rounds, and calls in each.
+const ROUNDS: usize = 9;
+const CALLS: usize = 20;
 
 /// Bytes a second between the device's memory and its multiprocessors, read plus written (H100, measured).
 const BANDWIDTH: f64 = 3.0e12;
@@ -105,7 +108,7 @@ fn times(shape: Shape, dtype: DType) -> [f64; 3] {
     let plain = device();
     let tracked = plain.clone().autodiff();
     let input = random(shape, dtype, &plain);
-    let forward = median(&plain, || drop(scan(input.clone(), 64).y));
+    let forward = median(&plain, ROUNDS, CALLS, || drop(scan(input.clone(), 64).y));
     let input = random(shape, dtype, &tracked);
     let weight = input.x.clone() * 0.5;
     let input = SsdInput {
@@ -115,8 +118,9 @@ fn times(shape: Shape, dtype: DType) -> [f64; 3] {
         c: input.c.require_grad(),
         ..input
     };
-    let loss = median(&plain, || drop((input.x.clone() * weight.clone()).sum().backward()));
-    let all = median(&plain, || drop((scan(input.clone(), 64).y * weight.clone()).sum().backward()));
+    let loss = median(&plain, ROUNDS, CALLS, || drop((input.x.clone() * weight.clone()).sum().backward()));
+    let all =
+        median(&plain, ROUNDS, CALLS, || drop((scan(input.clone(), 64).y * weight.clone()).sum().backward()));
     [forward, loss, all]
 }
 
@@ -132,26 +136,4 @@ fn random(shape: Shape, dtype: DType, device: &Device) -> SsdInput {
         normal(shape.bc(), scale),
         normal(shape.bc(), scale),
     )
-}
-
-/// Milliseconds of one call, of calls in a row.
-fn median(device: &Device, mut run: impl FnMut()) -> f64 {
-    const CALLS: usize = 20;
-    let mut round = |calls: usize| {
-        wait(device);
-        let start = Instant::now();
-        (0..calls).for_each(|_| run());
-        wait(device);
-        start.elapsed().as_secs_f64() * 1e3 / calls as f64
-    };
-    round(3);
-    let mut times: Vec<f64> = (0..9).map(|_| round(CALLS)).collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-fn wait(device: &Device) {
-    if let Err(error) = device.sync() {
-        panic!("the device failed: {error:?}");
-    }
 }

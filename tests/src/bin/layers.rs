@@ -9,8 +9,6 @@
 //! with its own reverse.
 #![allow(clippy::print_stdout)]
 
-use std::time::Instant;
-
 use burn::module::Param;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 use mamba_ssd::conv::causal_conv1d;
@@ -18,6 +16,11 @@ use mamba_ssd::norm::NormConfig;
 use mamba_ssd::rope::{RotaryConfig, rotate};
 use mamba_ssd::{Divergence, causal_softmax, next_token_loss, silu_gate};
 use mamba_ssd_tests::device::{backend, device, dtypes};
+use mamba_ssd_tests::timing::median;
+
+/// Timed rounds, and calls in each.
+const ROUNDS: usize = 7;
+const CALLS: usize = 10;
 
 /// Bytes a second between the device's memory and its multiprocessors, read plus written (H100, measured).
 const BANDWIDTH: f64 = 3.0e12;
@@ -166,30 +169,9 @@ fn times(layer: &Layer) -> [f64; 2] {
     let y = (layer.run)(&untracked).inner();
     let weight = Tensor::<3>::from_inner(y.clone());
     let output = Tensor::<3>::from_inner(y).require_grad();
-    let forward = median(&device, || drop((layer.run)(&untracked)));
-    let loss = median(&device, || drop((output.clone() * weight.clone()).sum().backward()));
-    let all = median(&device, || drop(((layer.run)(&inputs) * weight.clone()).sum().backward()));
+    let forward = median(&device, ROUNDS, CALLS, || drop((layer.run)(&untracked)));
+    let loss = median(&device, ROUNDS, CALLS, || drop((output.clone() * weight.clone()).sum().backward()));
+    let all =
+        median(&device, ROUNDS, CALLS, || drop(((layer.run)(&inputs) * weight.clone()).sum().backward()));
     [forward, all - forward - loss]
-}
-
-/// Milliseconds of one call, of calls in a row.
-fn median(device: &Device, mut run: impl FnMut()) -> f64 {
-    const CALLS: usize = 10;
-    let mut round = |calls: usize| {
-        wait(device);
-        let start = Instant::now();
-        (0..calls).for_each(|_| run());
-        wait(device);
-        start.elapsed().as_secs_f64() * 1e3 / calls as f64
-    };
-    round(3);
-    let mut times: Vec<f64> = (0..7).map(|_| round(CALLS)).collect();
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-fn wait(device: &Device) {
-    if let Err(error) = device.sync() {
-        panic!("the device failed: {error:?}");
-    }
 }
