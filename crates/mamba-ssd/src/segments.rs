@@ -51,14 +51,6 @@ impl Segments {
         index.unsqueeze::<2>().sub(self.starts.clone())
     }
 
-    /// Whether two tokens share a document, `[b t t]`.
-    pub fn same_document(&self) -> Tensor<3, Bool> {
-        let [b, t] = self.starts.dims();
-        let rows = self.starts.clone().unsqueeze_dim::<3>(2).expand([b, t, t]);
-        let columns = self.starts.clone().unsqueeze_dim::<3>(1).expand([b, t, t]);
-        rows.equal(columns)
-    }
-
     /// The first tokens of every document but a row's first, `[b t]`: where state is dropped.
     pub fn resets(&self) -> Tensor<2, Bool> {
         let first = self.positions().equal_scalar(0);
