@@ -11,7 +11,8 @@ use mamba_ssd_tests::problem::round;
 use mamba_ssd_tests::rng::Rng;
 use mamba_ssd_tests::weights::RandomWeights;
 
-/// Both sides round, and sum in another order.
+/// Both sides round, and sum in another order on GPUs. On Flex, which runs one operation after another on both sides,
+/// documents together and apart differ by 4e-16, 2.9e-7 and 5.4e-3 in f64, f32 and bf16.
 fn limit(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-12,

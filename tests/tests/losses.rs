@@ -12,12 +12,13 @@ use mamba_ssd_tests::rng::Rng;
 /// Rows and vocabularies: more than a cube's width, odd, and of one word.
 const SHAPES: [(usize, usize); 4] = [(3, 1000), (2, 4096), (5, 37), (2, 1)];
 
-/// Ten times what was measured. Losses are in f32 from half precision too; gradients are rounded.
+/// Three to fifteen times what Flex measures: losses 6.5e-15, 7.7e-7 and 7.3e-7, gradients 1.5e-14, 3.5e-6 and 2.4e-3 in
+/// f64, f32 and bf16. Losses are in f32 from half precision too; gradients are rounded.
 fn limits(dtype: DType) -> [f64; 2] {
     match dtype {
         DType::F64 => [1e-13, 1e-13],
         DType::F32 => [1e-5, 1e-5],
-        _ => [1e-5, 3e-2],
+        _ => [1e-5, 2.5e-2],
     }
 }
 

@@ -8,9 +8,9 @@ use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
 use mamba_ssd_tests::rng::Rng;
 
-/// Of moments and masters, which are in f32 or wider.
+/// Ten times what Flex measures, 1.9e-16 and 2.1e-7, of moments and masters, which are in f32 or wider.
 fn limit(dtype: DType) -> f64 {
-    if dtype == DType::F64 { 1e-14 } else { 2e-6 }
+    if dtype == DType::F64 { 2e-15 } else { 2e-6 }
 }
 
 fn rates(step: i32) -> AdamWRates {
