@@ -1,10 +1,11 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use burn::tensor::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mamba_ssd::JunctionKind;
+use mamba_ssd::{JunctionKind, WeightFormat};
 
 use crate::device::DeviceChoice;
 
@@ -15,6 +16,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Threads to compute on [default: one for each processor]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
 }
 
 /// What to do.
@@ -30,6 +34,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Hold a model against what another implementation computed with the same weights
     Compare(CompareArgs),
+    /// Measure how fast a model reads and writes here, beside what the machine could do at best
+    Bench(BenchArgs),
     /// Compile and tune the kernels that a model needs on a GPU, once for all later runs
     WarmUp(WarmUpArgs),
     /// Show versions, threads and devices, and whether they work
@@ -141,9 +147,85 @@ pub struct GenerateArgs {
     /// With the log-probability of every token
     #[arg(long, requires = "json")]
     pub log_probabilities: bool,
+    /// How weights are stored on the CPU
+    #[arg(long, value_enum, default_value_t)]
+    pub weights: WeightsArg,
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub device: DeviceChoice,
+}
+
+/// Measure a model's speed.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF), an index of such files, hf:OWNER/NAME[@REVISION], or
+    /// the name of a preset (see `inspect --preset`), which gets random weights
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Lengths of prompts to read, in tokens
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [512])]
+    pub prefill: Vec<usize>,
+    /// Tokens to write in a run
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub decode: usize,
+    /// Rows of batches to write
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8])]
+    pub batch: Vec<usize>,
+    /// Tokens that the rows have read before they write
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [128])]
+    pub context: Vec<usize>,
+    /// How weights are stored on the CPU
+    #[arg(long, value_enum, default_value_t)]
+    pub weights: WeightsArg,
+    /// Runs of each; their median counts
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub runs: usize,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+/// How weights are stored on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WeightsArg {
+    /// As they are computed with.
+    #[default]
+    F32,
+    /// Half the memory, and up to twice the speed of writing.
+    Bf16,
+    /// A quarter of the memory, and up to four times the speed, with an error of about half a percent of a weight.
+    Int8,
+}
+
+impl WeightsArg {
+    /// The format on a device.
+    ///
+    /// # Errors
+    /// On GPUs there is but the first.
+    pub fn on(self, device: DeviceChoice) -> anyhow::Result<WeightFormat> {
+        anyhow::ensure!(
+            device == DeviceChoice::Flex || self == Self::F32,
+            "--weights {self} is for the CPU; leave it out, or take --device flex"
+        );
+        Ok(match self {
+            Self::F32 => WeightFormat::Full,
+            Self::Bf16 => WeightFormat::Bf16,
+            Self::Int8 => WeightFormat::Int8,
+        })
+    }
+}
+
+impl fmt::Display for WeightsArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        })
+    }
 }
 
 /// Compile and tune a model's kernels.
@@ -327,6 +409,13 @@ impl std::str::FromStr for LayersArg {
         }
         let layers: Result<Vec<usize>, _> = text.split(',').map(|layer| layer.trim().parse()).collect();
         layers.map(Self::List).map_err(|_| expected())
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("expected a number of threads, 1 to 1024".into()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{DType, Device};
-use mamba_ssd::Backbone;
+use mamba_ssd::{Backbone, WeightFormat};
 use mamba_ssd_models::{ChatTemplate, Checkpoint, Message, Model, Tokenizer};
 
 use crate::bundled;
@@ -39,11 +39,19 @@ impl LanguageModel {
     /// # Errors
     /// When a file is missing or wrong, or the files do not belong together.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        Self::load_stored(path, device, WeightFormat::Full)
+    }
+
+    /// [`LanguageModel::load`] with weights stored in a format.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_stored(path: &Path, device: &Device, format: WeightFormat) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let tokenizer = checkpoint.tokenizer()?;
         let tokenizer_json = checkpoint.tokenizer_json().unwrap_or_default().to_vec();
         let chat_template = checkpoint.chat_template().map(str::to_string);
-        let model = checkpoint.load(device, DType::F32)?;
+        let model = checkpoint.load_stored(device, DType::F32, format)?;
         Self::new(model, tokenizer, tokenizer_json, chat_template, path.display().to_string())
     }
 

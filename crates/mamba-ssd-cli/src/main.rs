@@ -17,6 +17,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     mamba_ssd::keep_kernels();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match run(cli.command) {
+    match on_threads(cli.threads, || run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{error}");
@@ -47,6 +48,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs on one of the threads that compute: handing work to them from outside costs tens of microseconds each time.
+fn on_threads(
+    threads: Option<usize>,
+    work: impl FnOnce() -> anyhow::Result<()> + Send,
+) -> anyhow::Result<()> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
+    pool.context("the threads that compute")?;
+    rayon::scope(|_| work())
+}
+
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Distill(args) => commands::distill::run(&args),
@@ -54,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Convert(args) => commands::convert::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::WarmUp(args) => commands::warm_up::run(&args),
         Command::Doctor => commands::doctor::run(),
     }

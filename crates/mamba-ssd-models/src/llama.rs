@@ -108,7 +108,7 @@ impl Backbone for Llama {
     }
 
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        embed(self.embedding.weight.val(), tokens)
+        embed(self.embedding.weight.val(), tokens).cast(self.final_layernorm.weight.dtype())
     }
 
     fn layer(&self, layer: usize, hidden: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {

@@ -51,6 +51,8 @@ pub const PRESETS: &[Preset] = &[
     Preset { name: "qwen2.5-0.5b", source: "Qwen/Qwen2.5-0.5B", build: || qwen(896, 24, 4864, [14, 2, 64]) },
     Preset { name: "qwen2.5-1.5b", source: "Qwen/Qwen2.5-1.5B", build: || qwen(1536, 28, 8960, [12, 2, 128]) },
     Preset { name: "qwen2.5-3b", source: "Qwen/Qwen2.5-3B", build: || qwen(2048, 36, 11008, [16, 2, 128]) },
+    Preset { name: "smollm2-135m", source: "HuggingFaceTB/SmolLM2-135M", build: || ModelConfig::Llama(smollm2()) },
+    Preset { name: "smollm2-135m-llamba", source: "SmolLM2-135M with the mixers of Llamba, as `convert` makes it", build: smollm2_llamba },
     Preset { name: "llamba-1b", source: "cartesia-ai/Llamba-1B", build: || llamba(LLAMA_1B, true) },
     Preset { name: "llamba-3b", source: "cartesia-ai/Llamba-3B", build: || llamba(LLAMA_3B, true) },
     Preset { name: "llamba-8b", source: "cartesia-ai/Llamba-8B", build: || llamba(LLAMA_8B, true) },
@@ -163,6 +165,20 @@ fn qwen(d_model: usize, n_layers: usize, d_mlp: usize, heads: [usize; 3]) -> Mod
         tokens: SpecialTokens { bos: None, eos: vec![151_643] },
         ..LlamaConfig::transformer(151_936, n_layers, attention, d_mlp)
     })
+}
+
+fn smollm2() -> LlamaConfig {
+    let attention = AttentionConfig::new(576, 9, 3, 64, RotaryConfig::new(64).with_theta(100_000.0));
+    LlamaConfig {
+        max_position: Some(8192),
+        tokens: SpecialTokens { bos: Some(0), eos: vec![0] },
+        ..LlamaConfig::transformer(49_152, 30, attention, 1536)
+    }
+}
+
+fn smollm2_llamba() -> ModelConfig {
+    let mixers = vec![MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(576, 9, 64)); 30];
+    ModelConfig::Llama(LlamaConfig { mixers, max_position: None, ..smollm2() })
 }
 
 fn phi(mixer: impl Fn(usize) -> MixerConfig) -> ModelConfig {

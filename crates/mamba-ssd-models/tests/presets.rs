@@ -20,6 +20,8 @@ fn presets_have_as_many_parameters_as_published() {
         ("qwen2.5-0.5b", 494_032_768),
         ("qwen2.5-1.5b", 1_543_714_304),
         ("qwen2.5-3b", 3_085_938_688),
+        ("smollm2-135m", 134_515_008),
+        ("smollm2-135m-llamba", 134_515_008 + 30 * (1_673_289 - 884_736)), // mixer for attention
         ("llamba-1b", 1_405_159_936),
         ("llamba-3b", 3_656_994_688),
         ("llamba-8b", 8_315_868_160),

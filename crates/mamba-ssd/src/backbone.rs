@@ -1,9 +1,9 @@
 //! A stack of layers around mixers: what MOHAWK distils from and into, and what can be decoded.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
-use crate::{MatrixMixer, Mixer, MixerState, Mixing, Segments, State};
+use crate::{KvCache, MatrixMixer, Mixer, MixerState, Mixing, Segments, State, StateMap};
 
 /// A language model made of an embedding, layers that each hold one mixer, and a head.
 ///
@@ -73,8 +73,9 @@ pub trait Backbone: Module {
 
     /// The state before the first token.
     fn init_state(&self, batch: usize, device: &Device) -> State {
+        let dtype = self.embed(Tensor::zeros([1, 1], device)).dtype();
         let layers = (0..self.n_layers()).map(|layer| self.mixer(layer).init_state(batch, device));
-        State { layers: layers.collect() }
+        State { layers: layers.map(|state| state.map(&mut EmptyCaches(dtype))).collect() }
     }
 
     /// Logits `[b t v]` of tokens `[b t]` that continue `state`, and the state after them.
@@ -106,5 +107,18 @@ pub trait Backbone: Module {
         }
         let logits = self.head(hidden.unsqueeze_dim::<3>(1)).squeeze_dim(1);
         (logits, State { layers })
+    }
+}
+
+/// Gives the caches of a new state the dtype of the residual stream, which weights may be stored narrower than.
+struct EmptyCaches(DType);
+
+impl StateMap for EmptyCaches {
+    fn tensor<const D: usize>(&mut self, _name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
+        tensor
+    }
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache.empty_in(self.0)
     }
 }

@@ -51,6 +51,7 @@ mod segments;
 mod softmax;
 mod ssd;
 mod state;
+mod weights;
 
 pub use backbone::Backbone;
 pub use capabilities::{Capability, capabilities};
@@ -77,6 +78,7 @@ pub use ssd::{
     segsum, step,
 };
 pub use state::State;
+pub use weights::WeightFormat;
 
 /// The library example of the README, run as a test.
 #[cfg(doctest)]

@@ -2,7 +2,8 @@
 //!
 //! [`project`] and [`project_transposed`] are one function, evaluated by the device's native product where
 //! there is one (bf16 on an NVIDIA Hopper GPU), else by burn's. One token a row, without gradients on the CPU, goes
-//! row by row, so that decoding a row does not depend on its neighbours. All are rows of [`PRODUCTS`].
+//! row by row, so that decoding a row does not depend on its neighbours, and reads the weight as it is stored
+//! ([`WeightFormat`](crate::WeightFormat)). All are rows of [`PRODUCTS`].
 
 use burn::nn::Linear;
 use burn::tensor::Tensor;
@@ -96,12 +97,12 @@ fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, form: Form) -> Tenso
     shape[D - 1] = weight.dims()[usize::from(form == Form::Plain)];
     let one_token = D == 2 || shape[D - 2] == 1;
     let x = x.reshape([rows, depth]);
+    if one_token && let Some(product) = row_by_row(x.clone(), weight.clone(), form) {
+        return product.reshape(shape);
+    }
+    let weight = crate::weights::widened(weight, x.dtype());
     let run = |product: &Product| (product.run)(x.clone(), weight.clone(), form);
-    let token = one_token.then(|| run(&PRODUCTS[0])).flatten();
-    token
-        .or_else(|| PRODUCTS[1..].iter().rev().find_map(run))
-        .expect("burn multiplies everything")
-        .reshape(shape)
+    PRODUCTS[1..].iter().rev().find_map(run).expect("burn multiplies everything").reshape(shape)
 }
 
 #[cfg(feature = "flex")]

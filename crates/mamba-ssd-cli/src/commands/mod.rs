@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod bench;
 pub mod compare;
 pub mod convert;
 pub mod distill;

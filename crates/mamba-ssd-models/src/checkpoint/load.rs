@@ -10,6 +10,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use super::names::Names;
 use super::path::ModulePath;
 use super::stored::{Stored, Tensors};
+use mamba_ssd::WeightFormat;
+
 use crate::config::kind;
 use crate::error::Mismatch;
 use crate::{Model, ModelConfig, ModelError};
@@ -86,11 +88,12 @@ pub(super) fn build(
     tensors: &Tensors,
     device: &Device,
     dtype: DType,
+    format: WeightFormat,
 ) -> Result<Model, ModelError> {
     check(config, tensors, device)?;
     let path = ModulePath::default();
     let rows = BTreeMap::new();
-    let mut loader = Loader { names: config.names(), tensors, dtype, path, rows, error: None };
+    let mut loader = Loader { names: config.names(), tensors, dtype, format, path, rows, error: None };
     let model = config.init(device).map(&mut loader);
     match loader.error {
         None => Ok(model),
@@ -194,6 +197,7 @@ struct Loader<'a> {
     names: &'static Names,
     tensors: &'a Tensors<'a>,
     dtype: DType,
+    format: WeightFormat,
     path: ModulePath,
     /// Rows of each tensor that have found their parameters.
     rows: BTreeMap<String, usize>,
@@ -207,7 +211,9 @@ impl Loader<'_> {
         let tensor = stored(&key, self.tensors)?.rows(rows);
         let data = read(&key, &tensor, self.tensors)?;
         let data = layout.unpack(data, shape.as_slice(), self.dtype);
-        Ok(Tensor::from_data(data, (&param.lazy_device(), self.dtype)))
+        let tensor = Tensor::from_data(data, (&param.lazy_device(), self.dtype));
+        let (name, container) = self.path.last();
+        Ok(self.format.store_parameter(tensor, container, name))
     }
 
     /// The rows of a tensor that belong to the next of its parameters.

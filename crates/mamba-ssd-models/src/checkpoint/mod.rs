@@ -30,6 +30,7 @@ mod stored;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device};
+use mamba_ssd::WeightFormat;
 
 pub(crate) use names::Names;
 pub use reference::{Deviation, Reference};
@@ -189,7 +190,26 @@ impl Checkpoint {
     ///
     /// If the tensors are not exactly those of the configuration, or cannot be read.
     pub fn load(&self, device: &Device, dtype: DType) -> Result<Model, ModelError> {
-        load::build(&self.config, &self.tensors, device, dtype)
+        self.load_stored(device, dtype, WeightFormat::Full)
+    }
+
+    /// [`Checkpoint::load`] with the weights of linear layers and embeddings stored in a format, each as soon as it is
+    /// read.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// For another format than [`WeightFormat::Full`], if it is not to be in f32 on the CPU.
+    pub fn load_stored(
+        &self,
+        device: &Device,
+        dtype: DType,
+        format: WeightFormat,
+    ) -> Result<Model, ModelError> {
+        load::build(&self.config, &self.tensors, device, dtype, format)
     }
 
     /// Whether the tensors are exactly those of the configuration. Only a head that lies beside a tied
@@ -291,7 +311,7 @@ pub(crate) fn from_bytes(
 ) -> Result<Model, ModelError> {
     let config = parse_config(config_json, Path::new(CONFIGS[0]))?;
     let tensors = dialect::canonical(source::read_bytes(safetensors, WEIGHTS[0])?, &config)?;
-    load::build(&config, &load::named(&config, tensors)?, device, dtype)
+    load::build(&config, &load::named(&config, tensors)?, device, dtype, WeightFormat::Full)
 }
 
 pub(crate) fn save(model: &Model, dir: &Path, options: &SaveOptions) -> Result<(), ModelError> {

@@ -27,7 +27,13 @@ impl ModulePath {
 
     /// How the parameter lies in a file.
     pub(super) fn layout(&self) -> Layout {
-        let (name, container) = self.entries.last().expect("a parameter is a field of a module");
+        let (name, container) = self.last();
         Layout::of(container, name)
+    }
+
+    /// The name of the parameter, and the type of the module that holds it.
+    pub(super) fn last(&self) -> (&str, &str) {
+        let (name, container) = self.entries.last().expect("a parameter is a field of a module");
+        (name, container)
     }
 }

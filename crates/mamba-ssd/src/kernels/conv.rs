@@ -1,8 +1,7 @@
 //! The causal depthwise convolution and its reverse, on slices.
 
-use rayon::prelude::*;
-
 use super::real::{Real, add_product};
+use super::simd::{each_part, map_parts, vectorized};
 
 /// Shapes and arrays of one convolution: `window [b k-1+t c]`, `weight [c k]`, `reach [b t]`.
 #[derive(Clone, Copy)]
@@ -39,16 +38,19 @@ impl<R: Real> Conv<'_, R> {
     pub fn forward(&self, bias: &[R]) -> Vec<R> {
         let taps = self.taps();
         let mut y = vec![R::default(); self.reach.len() * self.c];
-        y.par_chunks_mut(self.t * self.c).enumerate().for_each(|(batch, y)| {
-            pulp::Arch::new().dispatch(|| {
-                for (t, y) in y.chunks_exact_mut(self.c).enumerate() {
-                    y.copy_from_slice(bias);
-                    for shift in 0..=self.reach(batch, t) {
-                        let earlier = self.row(batch, t + self.k - 1 - shift);
-                        add_product(y, earlier, &taps[shift * self.c..][..self.c]);
+        each_part(y.chunks_mut(self.t * self.c).enumerate(), |(batch, y)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (t, y) in y.chunks_exact_mut(self.c).enumerate() {
+                        y.copy_from_slice(bias);
+                        for shift in 0..=self.reach(batch, t) {
+                            let earlier = self.row(batch, t + self.k - 1 - shift);
+                            add_product(y, earlier, &taps[shift * self.c..][..self.c]);
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         y
     }
@@ -58,14 +60,13 @@ impl<R: Real> Conv<'_, R> {
         let taps = self.taps();
         let rows = self.t + self.k - 1;
         let mut window = vec![R::default(); self.window.len()];
-        let partial: Vec<Vec<R>> = window
-            .par_chunks_mut(rows * self.c)
-            .zip(dy.par_chunks(self.t * self.c))
-            .enumerate()
-            .map(|(batch, (window, dy))| {
-                pulp::Arch::new().dispatch(|| self.backward_row(batch, &taps, dy, window))
-            })
-            .collect();
+        let parts = window.chunks_mut(rows * self.c).zip(dy.chunks(self.t * self.c)).enumerate();
+        let partial = map_parts(parts, |(batch, (window, dy))| {
+            vectorized(
+                #[inline(always)]
+                || self.backward_row(batch, &taps, dy, window),
+            )
+        });
         let (weight, bias) = self.add_up(&partial);
         (window, weight, bias)
     }

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::losses::{Distance, Kind};
 use super::real::{LANES, Real, total};
+use super::simd::vectorized;
 
 /// Rows of `v` logits of a student and a teacher.
 pub(super) struct Pair<'a, R> {
@@ -45,30 +46,33 @@ impl<R: Real> Pair<'_, R> {
 
     /// The row's loss, both `log Σ exp`, and the expectation that the gradient subtracts.
     fn row(&self, row: usize) -> [R; 4] {
-        pulp::Arch::new().dispatch(|| {
-            let (log_q, log_p) = self.logs(row);
-            let [loss, expectation] = match self.distance.kind() {
-                Kind::CrossEntropy => sums(self.v, |i| {
-                    [log_p.at(i).exp_in_lanes() * (R::default() - log_q.at(i)), R::default()]
-                }),
-                Kind::ForwardKl => {
-                    sums(self.v, |i| [log_p.at(i).exp_in_lanes() * (log_p.at(i) - log_q.at(i)), R::default()])
-                }
-                Kind::ReverseKl => sums(self.v, |i| {
-                    let term = log_q.at(i).exp_in_lanes() * (log_q.at(i) - log_p.at(i));
-                    [term, term]
-                }),
-                Kind::JensenShannon => sums(self.v, |i| {
-                    let (log_q, log_p) = (log_q.at(i), log_p.at(i));
-                    let log_m = self.log_mixture(log_q, log_p);
-                    let of_q = log_q.exp_in_lanes() * (log_q - log_m);
-                    let of_p = log_p.exp_in_lanes() * (log_p - log_m);
-                    let beta = R::of(self.distance.beta());
-                    [beta * of_p + (R::ONE - beta) * of_q, of_q]
-                }),
-            };
-            [loss, log_q.sum, log_p.sum, expectation]
-        })
+        vectorized(
+            #[inline(always)]
+            || {
+                let (log_q, log_p) = self.logs(row);
+                let [loss, expectation] = match self.distance.kind() {
+                    Kind::CrossEntropy => sums(self.v, |i| {
+                        [log_p.at(i).exp_in_lanes() * (R::default() - log_q.at(i)), R::default()]
+                    }),
+                    Kind::ForwardKl => sums(self.v, |i| {
+                        [log_p.at(i).exp_in_lanes() * (log_p.at(i) - log_q.at(i)), R::default()]
+                    }),
+                    Kind::ReverseKl => sums(self.v, |i| {
+                        let term = log_q.at(i).exp_in_lanes() * (log_q.at(i) - log_p.at(i));
+                        [term, term]
+                    }),
+                    Kind::JensenShannon => sums(self.v, |i| {
+                        let (log_q, log_p) = (log_q.at(i), log_p.at(i));
+                        let log_m = self.log_mixture(log_q, log_p);
+                        let of_q = log_q.exp_in_lanes() * (log_q - log_m);
+                        let of_p = log_p.exp_in_lanes() * (log_p - log_m);
+                        let beta = R::of(self.distance.beta());
+                        [beta * of_p + (R::ONE - beta) * of_q, of_q]
+                    }),
+                };
+                [loss, log_q.sum, log_p.sum, expectation]
+            },
+        )
     }
 
     #[inline(always)]
@@ -97,22 +101,25 @@ impl<R: Real> Pair<'_, R> {
             let log_q = Log { logits: &self.student[at.clone()], scale: R::of(of_student), sum: sums[row] };
             let log_p = Log { logits: &self.teacher[at], scale: R::of(of_teacher), sum: sums[rows + row] };
             let (scale, expectation) = (grad[row] * R::of(of_student), sums[2 * rows + row]);
-            pulp::Arch::new().dispatch(|| match self.distance.kind() {
-                Kind::CrossEntropy | Kind::ForwardKl => {
-                    fill(out, |i| scale * (log_q.at(i).exp_in_lanes() - log_p.at(i).exp_in_lanes()));
-                }
-                Kind::ReverseKl => fill(out, |i| {
-                    scale * log_q.at(i).exp_in_lanes() * (log_q.at(i) - log_p.at(i) - expectation)
-                }),
-                Kind::JensenShannon => {
-                    let scale = scale * R::of(1.0 - self.distance.beta());
-                    fill(out, |i| {
-                        let log_q = log_q.at(i);
-                        let log_m = self.log_mixture(log_q, log_p.at(i));
-                        scale * log_q.exp_in_lanes() * (log_q - log_m - expectation)
-                    });
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || match self.distance.kind() {
+                    Kind::CrossEntropy | Kind::ForwardKl => {
+                        fill(out, |i| scale * (log_q.at(i).exp_in_lanes() - log_p.at(i).exp_in_lanes()));
+                    }
+                    Kind::ReverseKl => fill(out, |i| {
+                        scale * log_q.at(i).exp_in_lanes() * (log_q.at(i) - log_p.at(i) - expectation)
+                    }),
+                    Kind::JensenShannon => {
+                        let scale = scale * R::of(1.0 - self.distance.beta());
+                        fill(out, |i| {
+                            let log_q = log_q.at(i);
+                            let log_m = self.log_mixture(log_q, log_p.at(i));
+                            scale * log_q.exp_in_lanes() * (log_q - log_m - expectation)
+                        });
+                    }
+                },
+            );
         });
         out
     }
@@ -123,7 +130,10 @@ pub(super) fn next_token<R: Real>(logits: &[R], targets: &[i64]) -> (Vec<R>, Vec
     let v = logits.len() / targets.len();
     let rows = logits.par_chunks(v).zip(targets);
     rows.map(|(row, &target)| {
-        let sum = pulp::Arch::new().dispatch(|| log_sum_exp(row, R::ONE));
+        let sum = vectorized(
+            #[inline(always)]
+            || log_sum_exp(row, R::ONE),
+        );
         (sum - row[target as usize], sum)
     })
     .unzip()
@@ -135,7 +145,10 @@ pub(super) fn next_token_backward<R: Real>(logits: &[R], targets: &[i64], sums: 
     let mut out = vec![R::default(); logits.len()];
     out.par_chunks_mut(v).enumerate().for_each(|(row, out)| {
         let logits = &logits[row * v..][..v];
-        pulp::Arch::new().dispatch(|| fill(out, |i| grad[row] * (logits[i] - sums[row]).exp_in_lanes()));
+        vectorized(
+            #[inline(always)]
+            || fill(out, |i| grad[row] * (logits[i] - sums[row]).exp_in_lanes()),
+        );
         let target = &mut out[targets[row] as usize];
         *target = *target - grad[row];
     });

@@ -17,6 +17,7 @@ use super::rms::Rms;
 use super::rotate::{self, RotateOps};
 use super::rows::{GroupNorm, RowOps};
 use super::scan::{Head, HeadGradients};
+use super::simd::{vectorized, vectorized_fused};
 use super::softmax::Rows;
 use crate::optimize::AdamWRates;
 
@@ -203,7 +204,13 @@ impl Scan {
         let outputs = self.per_head(|index| {
             let mut state = arrays[4][index * size..][..size].to_vec();
             let mut y = vec![R::default(); self.t * self.p];
-            pulp::Arch::new().dispatch(|| self.head(arrays, index).forward(&mut state, &mut y));
+            vectorized_fused(
+                #[inline(always)]
+                |fused| match fused {
+                    true => self.head(arrays, index).forward::<true>(&mut state, &mut y),
+                    false => self.head(arrays, index).forward::<false>(&mut state, &mut y),
+                },
+            );
             (y, state)
         });
         let y = self.interleave(self.p, |index| &outputs[index].0);
@@ -221,8 +228,10 @@ impl Scan {
         let heads: Vec<(HeadGradients<R>, Vec<R>)> = self.per_head(|index| {
             let mut carried = dstate[index * size..][..size].to_vec();
             let initial = &arrays[4][index * size..][..size];
-            let gradients =
-                pulp::Arch::new().dispatch(|| self.head(arrays, index).backward(initial, dy, &mut carried));
+            let gradients = vectorized(
+                #[inline(always)]
+                || self.head(arrays, index).backward(initial, dy, &mut carried),
+            );
             (gradients, carried)
         });
         let log_a = self.interleave(1, |index| &heads[index].0.log_a);

@@ -23,11 +23,11 @@ mod embedding;
 mod flex;
 #[cfg(feature = "flex")]
 mod gate;
-#[cfg(feature = "flex")]
-mod independent;
 mod losses;
 mod ops;
 mod optimize;
+#[cfg(feature = "cube")]
+mod overwrite;
 #[cfg(any(feature = "cuda", test))]
 mod product;
 #[cfg(feature = "flex")]
@@ -39,9 +39,12 @@ mod rows;
 #[cfg(feature = "flex")]
 mod scan;
 #[cfg(feature = "flex")]
+mod simd;
+#[cfg(feature = "flex")]
 mod softmax;
-#[cfg(feature = "cube")]
 mod step;
+#[cfg(feature = "flex")]
+mod token;
 
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -52,17 +55,21 @@ pub(crate) use batched::native_batched;
 pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
 #[cfg(feature = "cube")]
 pub(crate) use embedding::native_embedding;
-#[cfg(feature = "flex")]
-pub(crate) use independent::{attend_by_rows, product_by_rows, rows_are_independent};
 pub(crate) use losses::{native_divergence, native_next_token_loss};
 use ops::{KernelOps, SsdOps};
 pub(crate) use optimize::{native_adamw, native_squares};
+#[cfg(feature = "cube")]
+pub(crate) use overwrite::{overwrite_float, overwrite_int};
 #[cfg(feature = "cuda")]
 pub(crate) use product::native_product;
 pub(crate) use rotate::native_rotate;
 pub(crate) use rows::{GroupNorm, native_causal_softmax, native_gated_norm, native_rms_norm};
-#[cfg(feature = "cube")]
-pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep, overwrite_float, overwrite_int};
+pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep};
+#[cfg(feature = "flex")]
+pub(crate) use token::{
+    append, attend_by_rows, into_int8, is_int8, is_stored, product_by_rows, rows_are_independent,
+    rows_of_int8, widened,
+};
 
 #[cfg(feature = "cube")]
 pub use cube::emulate_tensor_cores;

@@ -72,7 +72,7 @@ pub(super) fn adamw_on_slices<R: super::real::Real>(
     [first, second]: [&[R]; 2],
     rates: &AdamWRates,
 ) -> [Vec<R>; 3] {
-    use rayon::prelude::*;
+    use super::simd::{each_part, vectorized};
 
     /// Numbers that one task takes.
     const CHUNK: usize = 1 << 14;
@@ -82,17 +82,20 @@ pub(super) fn adamw_on_slices<R: super::real::Real>(
     let (epsilon, rate, kept) = (R::of(epsilon), R::of(rate), R::of(1.0 - decay));
     let correction = R::of(correction.recip());
     let [mut value, mut first, mut second] = [value, first, second].map(<[R]>::to_vec);
-    let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
-    let all = value.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
-    all.for_each(|((value, (first, second)), gradient)| {
-        pulp::Arch::new().dispatch(|| {
-            for i in 0..value.len() {
-                first[i] = beta1 * first[i] + fresh1 * gradient[i];
-                second[i] = beta2 * second[i] + fresh2 * gradient[i] * gradient[i];
-                let root = (second[i] * correction).sqrt() + epsilon;
-                value[i] = kept * value[i] - rate * first[i] / root;
-            }
-        });
+    let moments = first.chunks_mut(CHUNK).zip(second.chunks_mut(CHUNK));
+    let all = value.chunks_mut(CHUNK).zip(moments).zip(gradient.chunks(CHUNK));
+    each_part(all, |((value, (first, second)), gradient)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for i in 0..value.len() {
+                    first[i] = beta1 * first[i] + fresh1 * gradient[i];
+                    second[i] = beta2 * second[i] + fresh2 * gradient[i] * gradient[i];
+                    let root = (second[i] * correction).sqrt() + epsilon;
+                    value[i] = kept * value[i] - rate * first[i] / root;
+                }
+            },
+        );
     });
     [value, first, second]
 }
@@ -100,8 +103,12 @@ pub(super) fn adamw_on_slices<R: super::real::Real>(
 /// Sums of squares of the parts of a slice.
 #[cfg(feature = "flex")]
 pub(super) fn squares_of_slice<R: super::real::Real>(values: &[R]) -> Vec<R> {
-    use rayon::prelude::*;
+    use super::simd::{map_parts, vectorized};
 
-    let square = |part: &[R]| pulp::Arch::new().dispatch(|| super::real::dot(part, part));
-    values.par_chunks(crate::optimize::PART).map(square).collect()
+    map_parts(values.chunks(crate::optimize::PART), |part| {
+        vectorized(
+            #[inline(always)]
+            || super::real::dot(part, part),
+        )
+    })
 }

@@ -23,9 +23,15 @@ pub(super) trait Real:
 
     fn sqrt(self) -> Self;
 
+    /// `self · factor + term`, rounded once.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
+
     fn exp(self) -> Self;
 
     fn ln(self) -> Self;
+
+    /// `ln(1 + self)`, exact for small numbers.
+    fn ln_1p(self) -> Self;
 
     /// Cosine and sine.
     fn cos_sin(self) -> [Self; 2];
@@ -51,6 +57,11 @@ impl Real for f32 {
     }
 
     #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        f32::mul_add(self, factor, term)
+    }
+
+    #[inline(always)]
     fn exp(self) -> Self {
         f32::exp(self)
     }
@@ -58,6 +69,11 @@ impl Real for f32 {
     #[inline(always)]
     fn ln(self) -> Self {
         f32::ln(self)
+    }
+
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        f32::ln_1p(self)
     }
 
     #[inline(always)]
@@ -107,6 +123,11 @@ impl Real for f64 {
     }
 
     #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        f64::mul_add(self, factor, term)
+    }
+
+    #[inline(always)]
     fn exp(self) -> Self {
         f64::exp(self)
     }
@@ -114,6 +135,11 @@ impl Real for f64 {
     #[inline(always)]
     fn ln(self) -> Self {
         f64::ln(self)
+    }
+
+    #[inline(always)]
+    fn ln_1p(self) -> Self {
+        f64::ln_1p(self)
     }
 
     #[inline(always)]
@@ -146,6 +172,12 @@ pub(super) fn total<R: Real>(mut lanes: [R; LANES]) -> R {
         width /= 2;
     }
     lanes[0]
+}
+
+/// `sum + a b`, rounded once where the CPU can: elsewhere that would be a call for every number.
+#[inline(always)]
+pub(super) fn add<const FUSED: bool, R: Real>(sum: R, a: R, b: R) -> R {
+    if FUSED { a.mul_add(b, sum) } else { sum + a * b }
 }
 
 /// `Σ a ∘ b`, in lanes.

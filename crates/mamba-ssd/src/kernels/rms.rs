@@ -6,9 +6,8 @@
 //! dw = Σ_rows r dy ∘ x
 //! ```
 
-use rayon::prelude::*;
-
 use super::real::{LANES, Real, total};
+use super::simd::{each_part, map_parts, vectorized};
 
 /// Rows that one task takes; also what fixes the order in which `dw` is summed.
 const ROWS: usize = 64;
@@ -25,16 +24,19 @@ impl<R: Real> Rms<'_, R> {
     pub fn forward(&self, x: &[R]) -> Vec<R> {
         let d = self.weight.len();
         let mut out = vec![R::default(); x.len()];
-        out.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * d)).for_each(|(out, x)| {
-            pulp::Arch::new().dispatch(|| {
-                let parts = out.chunks_exact_mut(self.part()).zip(x.chunks_exact(self.part()));
-                for ((out, x), weight) in parts.zip(self.weights()) {
-                    let scale = self.scale(x);
-                    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                        *out = *x * scale * *w;
+        each_part(out.chunks_mut(ROWS * d).zip(x.chunks(ROWS * d)), |(out, x)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let parts = out.chunks_exact_mut(self.part()).zip(x.chunks_exact(self.part()));
+                    for ((out, x), weight) in parts.zip(self.weights()) {
+                        let scale = self.scale(x);
+                        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                            *out = *x * scale * *w;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
         out
     }
@@ -43,10 +45,13 @@ impl<R: Real> Rms<'_, R> {
     pub fn backward(&self, x: &[R], dy: &[R]) -> (Vec<R>, Vec<R>) {
         let d = self.weight.len();
         let mut dx = vec![R::default(); x.len()];
-        let blocks = dx.par_chunks_mut(ROWS * d).zip(x.par_chunks(ROWS * d)).zip(dy.par_chunks(ROWS * d));
-        let shares: Vec<Vec<R>> = blocks
-            .map(|((dx, x), dy)| pulp::Arch::new().dispatch(|| self.backward_block(x, dy, dx)))
-            .collect();
+        let blocks = dx.chunks_mut(ROWS * d).zip(x.chunks(ROWS * d)).zip(dy.chunks(ROWS * d));
+        let shares = map_parts(blocks, |((dx, x), dy)| {
+            vectorized(
+                #[inline(always)]
+                || self.backward_block(x, dy, dx),
+            )
+        });
         let mut dw = vec![R::default(); d];
         for share in shares {
             for (dw, share) in dw.iter_mut().zip(share) {

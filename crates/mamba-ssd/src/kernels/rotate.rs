@@ -77,18 +77,22 @@ pub(super) fn on_slices<R: super::real::Real>(
     frequencies: &[R],
     [heads, d]: [usize; 2],
 ) -> Vec<R> {
-    use rayon::prelude::*;
+    /// Numbers that one task takes.
+    const CHUNK: usize = 1 << 14;
 
-    let half = frequencies.len();
+    let (half, width) = (frequencies.len(), heads * d);
     let mut out = x.to_vec();
-    out.par_chunks_mut(heads * d).enumerate().for_each(|(token, heads)| {
-        let position = R::of(positions[token % positions.len()] as f64);
-        let turns: Vec<[R; 2]> =
-            frequencies.iter().map(|frequency| (position * *frequency).cos_sin()).collect();
-        for head in heads.chunks_exact_mut(d) {
-            let (first, rest) = head.split_at_mut(half);
-            for ((u, v), [cos, sin]) in first.iter_mut().zip(rest).zip(&turns) {
-                (*u, *v) = (*u * *cos - *v * *sin, *v * *cos + *u * *sin);
+    let together = (CHUNK / width).max(1); // tokens of a part
+    super::simd::each_part(out.chunks_mut(together * width).enumerate(), |(part, tokens)| {
+        for (i, heads) in tokens.chunks_exact_mut(width).enumerate() {
+            let position = R::of(positions[(part * together + i) % positions.len()] as f64);
+            let turns: Vec<[R; 2]> =
+                frequencies.iter().map(|frequency| (position * *frequency).cos_sin()).collect();
+            for head in heads.chunks_exact_mut(d) {
+                let (first, rest) = head.split_at_mut(half);
+                for ((u, v), [cos, sin]) in first.iter_mut().zip(rest).zip(&turns) {
+                    (*u, *v) = (*u * *cos - *v * *sin, *v * *cos + *u * *sin);
+                }
             }
         }
     });

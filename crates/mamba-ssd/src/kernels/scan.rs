@@ -11,8 +11,10 @@
 //!
 //! The states it needs are computed again, a block at a time from states kept at block borders.
 
-use super::real::{LANES, Real, total};
+use super::real::{LANES, Real, add, total};
 
+/// Columns of the transposed state that are advanced together: as many as stay in registers with what is read.
+const WIDTH: usize = 32;
 /// Tokens whose states are held at once during the reverse pass.
 const BLOCK: usize = 16;
 
@@ -57,13 +59,26 @@ impl<'a, R: Real> Head<'a, R> {
     }
 
     /// Outputs of tokens `[t p]`; `state [p n]` is advanced.
+    ///
+    /// Inside, the state lies the other way round, in strips `[n WIDTH]`: what a token reads of it is then a sum of
+    /// vectors, and no vector has to be added up.
     #[inline(always)]
-    pub fn forward(&self, state: &mut [R], y: &mut [R]) {
-        for t in 0..self.t {
-            let (x, b, c) = (self.values(t), self.projection(self.b, t), self.projection(self.c, t));
-            let decay = self.decay(t);
-            for (i, row) in state.chunks_exact_mut(self.n).enumerate() {
-                y[t * self.p + i] = advance_and_read(row, decay, x[i], b, c);
+    pub fn forward<const FUSED: bool>(&self, state: &mut [R], y: &mut [R]) {
+        let mut strip = vec![[R::default(); WIDTH]; self.n];
+        for first in (0..self.p).step_by(WIDTH) {
+            let width = WIDTH.min(self.p - first);
+            for (i, row) in state[first * self.n..].chunks_exact(self.n).take(width).enumerate() {
+                strip.iter_mut().zip(row).for_each(|(line, number)| line[i] = *number);
+            }
+            for t in 0..self.t {
+                let mut x = [R::default(); WIDTH];
+                x[..width].copy_from_slice(&self.values(t)[first..first + width]);
+                let (b, c) = (self.projection(self.b, t), self.projection(self.c, t));
+                let read = advance_strip::<FUSED, R>(&mut strip, self.decay(t), &x, b, c);
+                y[t * self.p + first..][..width].copy_from_slice(&read[..width]);
+            }
+            for (i, row) in state[first * self.n..].chunks_exact_mut(self.n).take(width).enumerate() {
+                row.iter_mut().zip(&strip).for_each(|(number, line)| *number = line[i]);
             }
         }
     }
@@ -162,21 +177,47 @@ impl<R: Real> HeadGradients<R> {
     }
 }
 
+/// `S ← decay S + b ⊗ x`, then `Sᵀ c`, of a strip of the transposed state.
+#[inline(always)]
+fn advance_strip<const FUSED: bool, R: Real>(
+    strip: &mut [[R; WIDTH]],
+    decay: R,
+    x: &[R; WIDTH],
+    b: &[R],
+    c: &[R],
+) -> [R; WIDTH] {
+    let mut y = [R::default(); WIDTH];
+    for ((line, b), c) in strip.iter_mut().zip(b).zip(c) {
+        for i in 0..WIDTH {
+            let fresh = *b * x[i];
+            line[i] = add::<FUSED, R>(fresh, decay, line[i]);
+            y[i] = add::<FUSED, R>(y[i], *c, line[i]);
+        }
+    }
+    y
+}
+
 /// `row ← decay · row + x · b`, then `row · c`.
 #[inline(always)]
-fn advance_and_read<R: Real>(row: &mut [R], decay: R, x: R, b: &[R], c: &[R]) -> R {
+pub(super) fn advance_and_read<const FUSED: bool, R: Real>(
+    row: &mut [R],
+    decay: R,
+    x: R,
+    b: &[R],
+    c: &[R],
+) -> R {
     let mut lanes = [R::default(); LANES];
     let split = row.len() / LANES * LANES;
     let (body, tail) = row.split_at_mut(split);
     for ((row, b), c) in body.chunks_exact_mut(LANES).zip(b.chunks_exact(LANES)).zip(c.chunks_exact(LANES)) {
         for i in 0..LANES {
-            row[i] = decay * row[i] + x * b[i];
-            lanes[i] += row[i] * c[i];
+            row[i] = add::<FUSED, R>(x * b[i], decay, row[i]);
+            lanes[i] = add::<FUSED, R>(lanes[i], row[i], c[i]);
         }
     }
     for (i, row) in tail.iter_mut().enumerate() {
-        *row = decay * *row + x * b[split + i];
-        lanes[i] += *row * c[split + i];
+        *row = add::<FUSED, R>(x * b[split + i], decay, *row);
+        lanes[i] = add::<FUSED, R>(lanes[i], *row, c[split + i]);
     }
     total(lanes)
 }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::real::{LANES, Real, dot, total};
+use super::simd::vectorized;
 
 /// Rows of scores `[b h t s]`, and the first column that each token may see, `[b t]`.
 pub(super) struct Rows<'a> {
@@ -32,7 +33,10 @@ impl Rows<'_> {
         rows.with_min_len(64).enumerate().for_each(|(index, (out, scores))| {
             let visible = self.visible(index);
             let (out, scores) = (&mut out[visible.clone()], &scores[visible]);
-            pulp::Arch::new().dispatch(|| softmax(scores, out));
+            vectorized(
+                #[inline(always)]
+                || softmax(scores, out),
+            );
         });
         out
     }
@@ -41,12 +45,15 @@ impl Rows<'_> {
         let mut out = vec![R::default(); grad.len()];
         let inputs = probabilities.par_chunks(s).zip(grad.par_chunks(s));
         out.par_chunks_mut(s).zip(inputs).with_min_len(64).for_each(|(out, (p, grad))| {
-            pulp::Arch::new().dispatch(|| {
-                let mean = dot(p, grad);
-                for ((out, p), grad) in out.iter_mut().zip(p).zip(grad) {
-                    *out = *p * (*grad - mean);
-                }
-            });
+            vectorized(
+                #[inline(always)]
+                || {
+                    let mean = dot(p, grad);
+                    for ((out, p), grad) in out.iter_mut().zip(p).zip(grad) {
+                        *out = *p * (*grad - mean);
+                    }
+                },
+            );
         });
         out
     }

@@ -9,10 +9,11 @@
 //! Window and state are updated in place where nothing else holds them, so that a decoding loop runs in
 //! the same buffers from token to token, as a captured graph needs. No gradients.
 
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchDevice, backend_extension};
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, Tensor};
 
+#[cfg(feature = "cube")]
 use super::cube::{WIDEST, step_fits};
 
 /// Where in a row of the input projection the convolution's channels begin, and what follows it.
@@ -42,7 +43,11 @@ pub enum StepForm {
 }
 
 /// The two operations.
-#[backend_extension(Cube: cfg(feature = "cube"), Fusion: cfg(feature = "fusion"))]
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(feature = "cube"),
+    Fusion: cfg(feature = "fusion")
+)]
 pub trait StepOps: Backend {
     /// `projected [b w]`, `window [b k-1 c]`, `weight [c k]`, `bias [c]` (any array without one) to `[b c]` and
     /// the next window.
@@ -73,26 +78,6 @@ pub trait StepOps: Backend {
         second: FloatTensor<Self>,
         step: StateStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// Writes the numbers of `source` into the buffer of `target`, whoever else holds it.
-    #[fusion(dtype = target, shape = target)]
-    fn overwrite_float(target: FloatTensor<Self>, source: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// The same for integers.
-    #[fusion(dtype = target, shape = target)]
-    fn overwrite_int(target: IntTensor<Self>, source: IntTensor<Self>) -> IntTensor<Self>;
-}
-
-/// Writes `source` into the buffer of `target`: for buffers that a recorded graph reads.
-pub(crate) fn overwrite_float<const D: usize>(target: Tensor<D>, source: Tensor<D>) -> Tensor<D> {
-    let source = source.cast(target.dtype());
-    Tensor::from_dispatch(Dispatch::overwrite_float(target.into_dispatch(), source.into_dispatch()))
-}
-
-/// The same for integers.
-pub(crate) fn overwrite_int(target: Tensor<1, Int>, source: Tensor<1, Int>) -> Tensor<1, Int> {
-    let source = source.cast(target.dtype());
-    Tensor::from_dispatch(Dispatch::overwrite_int(target.into_dispatch(), source.into_dispatch()))
 }
 
 /// The parameters and states of a mixer's step.
@@ -135,19 +120,25 @@ impl TokenStep {
         Ok((Tensor::from_dispatch(y), Tensor::from_dispatch(window), Tensor::from_dispatch(state)))
     }
 
-    /// Everything in one dtype but the state, which is in f32.
+    /// Everything in one dtype, but on GPUs the state in f32.
     fn available(&self) -> bool {
         let (dtype, device) = (self.projected.dtype(), self.projected.device());
         let vectors = self.bias.iter().chain(&self.vectors).chain([&self.d]);
         let alike = self.weight.dtype() == dtype
             && self.window.dtype() == dtype
             && vectors.into_iter().all(|vector| vector.dtype() == dtype);
-        let [_, _, p, n] = self.state.dims();
+        let state = self.state.dtype();
         let native = match device.as_dispatch() {
-            DispatchDevice::Cube(device) => n <= WIDEST && step_fits(&device.client(), p, n),
+            #[cfg(feature = "flex")]
+            DispatchDevice::Flex(_) => state == dtype && matches!(dtype, DType::F32 | DType::F64),
+            #[cfg(feature = "cube")]
+            DispatchDevice::Cube(device) => {
+                let [_, _, p, n] = self.state.dims();
+                state == DType::F32 && n <= WIDEST && step_fits(&device.client(), p, n)
+            }
             #[allow(unreachable_patterns)] // other backends that a program may compile in
             _ => false,
         };
-        alike && native && self.state.dtype() == DType::F32 && !device.is_autodiff()
+        alike && native && !device.is_autodiff()
     }
 }

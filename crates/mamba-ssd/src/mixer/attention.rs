@@ -15,7 +15,7 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
 use super::{CausalConv1d, KvCache, MatrixMixer, MixerState, Mixing};
@@ -228,7 +228,11 @@ impl MatrixMixer for Attention {
 
     fn init_state(&self, batch: usize, device: &Device) -> MixerState {
         let shape = [batch, self.config.n_kv_heads, 0, self.config.head_dim];
-        let empty = Tensor::zeros(shape, (device, self.k_proj.weight.dtype()));
+        let dtype = match self.k_proj.weight.dtype() {
+            DType::QFloat(_) => DType::F32,
+            dtype => dtype,
+        };
+        let empty = Tensor::zeros(shape, (device, dtype));
         let conv = self.conv1d.as_ref().map(|conv1d| conv1d.init_state(batch, device));
         MixerState::Attention { cache: KvCache::empty(empty), conv }
     }

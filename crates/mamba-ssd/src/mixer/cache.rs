@@ -9,7 +9,7 @@
 //!
 //! So a step appends one column for all, and what a row may see is one number, its first column.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// Keys and values of the tokens so far.
 #[derive(Clone, Debug)]
@@ -62,7 +62,16 @@ impl KvCache {
         if self.columns() == 0 {
             return Self { k, v, ..self };
         }
-        Self { k: Tensor::cat(vec![self.k, k], 2), v: Tensor::cat(vec![self.v, v], 2), ..self }
+        Self { k: append(self.k, k), v: append(self.v, v), ..self }
+    }
+
+    /// The cache in another dtype, if it has no tokens yet.
+    pub(crate) fn empty_in(self, dtype: DType) -> Self {
+        if self.columns() > 0 || self.k.dtype() == dtype {
+            return self;
+        }
+        let empty = Tensor::zeros(self.k.dims(), (&self.k.device(), dtype));
+        Self { k: empty.clone(), v: empty, ..self }
     }
 
     /// These rows, in this order, any of them several times.
@@ -125,4 +134,13 @@ impl KvCache {
         let [k, v] = [self.k, self.v].map(|cached| cached.narrow(2, first, columns));
         Self { k, v, padding: self.padding }
     }
+}
+
+/// Columns behind columns, in the same buffer where it can be.
+fn append(cached: Tensor<4>, more: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if crate::kernels::rows_are_independent(&cached.device(), cached.dtype()) {
+        return crate::kernels::append(cached, more);
+    }
+    Tensor::cat(vec![cached, more], 2)
 }

@@ -21,8 +21,10 @@ use burn::tensor::{Device, Tensor};
 
 use super::skip::{join_heads, scan_with_skip, split_heads};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
+#[cfg(any(feature = "flex", feature = "cube"))]
+use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
 #[cfg(feature = "cube")]
-use crate::kernels::{ConvStep, Discrete, DiscreteMixer, StateStep, StepForm, TokenStep};
+use crate::kernels::{Discrete, DiscreteMixer};
 use crate::linear::project_padded;
 use crate::norm::wide;
 use crate::{Segments, SsdInput, SsdStep, project, silu_gate, step};
@@ -184,7 +186,7 @@ impl DiscreteMamba2 {
     }
 
     /// One token for the native step.
-    #[cfg(feature = "cube")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     fn token(&self, projected: Tensor<2>, window: Tensor<3>, state: Tensor<4>) -> TokenStep {
         let config = &self.config;
         let z_bias = self.z_bias.as_ref().map(|bias| bias.val());
@@ -299,7 +301,7 @@ impl MatrixMixer for DiscreteMamba2 {
     fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let (conv, ssm) = state.into_ssm();
         let projected = project_padded(&self.in_proj, u);
-        #[cfg(feature = "cube")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         let (projected, conv, ssm) = match self.token(projected, conv, ssm).run() {
             Ok((y, conv, ssm)) => return (project(&self.out_proj, y), MixerState::Ssm { conv, ssm }),
             Err(token) => (token.projected, token.window, token.state),

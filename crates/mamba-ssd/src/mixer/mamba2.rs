@@ -24,7 +24,7 @@ use burn::tensor::{Device, Tensor};
 use super::skip::{join_heads, repeat_heads, scan_with_skip, split_heads};
 use super::step_size::{random_bias, step_size};
 use super::{Activation, CausalConv1d, MatrixMixer, MixerState, Mixing};
-#[cfg(feature = "cube")]
+#[cfg(any(feature = "flex", feature = "cube"))]
 use crate::kernels::{ConvStep, StateStep, StepForm, TokenStep};
 use crate::linear::project_padded;
 use crate::norm::{GatedRmsNorm, NormConfig, wide};
@@ -215,7 +215,7 @@ impl Mamba2 {
     }
 
     /// One token for the native step.
-    #[cfg(feature = "cube")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     fn token(&self, projected: Tensor<2>, window: Tensor<3>, state: Tensor<4>) -> TokenStep {
         let config = &self.config;
         TokenStep {
@@ -237,7 +237,7 @@ impl Mamba2 {
     }
 
     /// One token natively, if the device can and no head of x and B is to be repeated.
-    #[cfg(feature = "cube")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     fn native_step(
         &self,
         projected: Tensor<2>,
@@ -307,7 +307,7 @@ impl MatrixMixer for Mamba2 {
     fn step(&self, u: Tensor<2>, state: MixerState) -> (Tensor<2>, MixerState) {
         let (conv, ssm) = state.into_ssm();
         let projected = project_padded(&self.in_proj, u);
-        #[cfg(feature = "cube")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         let (projected, conv, ssm) = match self.native_step(projected.clone(), conv, ssm) {
             Ok((y, conv, ssm)) => {
                 let z = projected.narrow(1, 0, self.config.d_inner()).unsqueeze_dim::<3>(1);

@@ -24,7 +24,8 @@ use summary::Summary;
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let texts = prompts::read(args)?;
     let path = hub::local(&args.model)?;
-    let loaded = LanguageModel::load(&path, &args.device.open()?)?;
+    let format = args.weights.on(args.device)?;
+    let loaded = LanguageModel::load_stored(&path, &args.device.open()?, format)?;
     let prompts: Vec<Result<Vec<u32>>> =
         texts.iter().map(|text| prompts::tokens(args, text, &path, &loaded)).collect();
     let mut output = Output::new(args, &texts);

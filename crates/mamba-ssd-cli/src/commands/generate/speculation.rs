@@ -22,7 +22,8 @@ pub fn run(
     prompts: Vec<Result<Vec<u32>>>,
     output: &mut Output,
 ) -> Result<usize> {
-    let draft = LanguageModel::load(&hub::local(draft)?, &args.device.open()?)?;
+    let format = args.weights.on(args.device)?;
+    let draft = LanguageModel::load_stored(&hub::local(draft)?, &args.device.open()?, format)?;
     ensure!(
         draft.tokenizer.same_vocabulary(&verifier.tokenizer),
         "{} and {} have different vocabularies; draft with a student of the model itself",

@@ -10,6 +10,7 @@ use cubecl::prelude::*;
 
 use super::reduce::lanes;
 use super::{UNITS, cube_for_each, cubes, empty, empty_like, wide};
+use crate::kernels::overwrite::OverwriteOps;
 use crate::kernels::step::{ConvStep, StateStep, StepForm, StepOps};
 
 /// The convolution of one token, and its window moved on in place.
@@ -213,7 +214,7 @@ fn overwrite(target: CubeTensor, source: CubeTensor) -> CubeTensor {
     target
 }
 
-impl StepOps for CubeBackend {
+impl OverwriteOps for CubeBackend {
     fn overwrite_float(target: FloatTensor<Self>, source: FloatTensor<Self>) -> FloatTensor<Self> {
         overwrite(target, source)
     }
@@ -221,7 +222,9 @@ impl StepOps for CubeBackend {
     fn overwrite_int(target: IntTensor<Self>, source: IntTensor<Self>) -> IntTensor<Self> {
         overwrite(target, source)
     }
+}
 
+impl StepOps for CubeBackend {
     fn conv_step(
         projected: FloatTensor<Self>,
         window: FloatTensor<Self>,

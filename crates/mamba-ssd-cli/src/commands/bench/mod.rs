@@ -1,0 +1,337 @@
+//! `bench`: how fast a model reads and writes here, beside what the machine could do at best.
+
+mod machine;
+mod times;
+
+use std::fmt::Display;
+
+use anyhow::{Context, Result, ensure};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Int, Tensor};
+use indicatif::{ProgressBar, ProgressStyle};
+use mamba_ssd::{Backbone, WeightFormat};
+use mamba_ssd_models::{Checkpoint, Model, ModelConfig, presets};
+use serde_json::json;
+
+use crate::args::BenchArgs;
+use crate::console::{say, thousands};
+use crate::table::Table;
+use crate::{hub, memory};
+use machine::Machine;
+use times::{Times, wait};
+
+/// Measures the machine, then prefills and steps, and prints tables or JSON.
+pub fn run(args: &BenchArgs) -> Result<()> {
+    check(args)?;
+    let device = args.device.open()?;
+    let format = args.weights.on(args.device)?;
+    let load = machine::load();
+    let model = model(args, format, &device)?;
+    let costs = Costs::of(&model);
+    let bar = progress(args);
+    bar.set_message("the machine");
+    let machine = Machine::measure(&device);
+    let mut bench = Bench { args, device, model, costs, machine, bar };
+    let prefill = args.prefill.iter().map(|&tokens| bench.prefill(tokens)).collect::<Result<Vec<_>>>()?;
+    let mut decode = Vec::new();
+    for &context in &args.context {
+        for &batch in &args.batch {
+            decode.push(bench.decode(batch, context)?);
+        }
+    }
+    bench.bar.finish_and_clear();
+    if args.json {
+        say(bench.json(&prefill, &decode, load));
+    } else {
+        bench.print(&prefill, &decode, load);
+    }
+    Ok(())
+}
+
+fn check(args: &BenchArgs) -> Result<()> {
+    let positive = |name: &str, values: &[usize]| {
+        ensure!(values.iter().all(|&value| value > 0), "--{name} holds 0, expected at least 1");
+        Ok(())
+    };
+    positive("prefill", &args.prefill)?;
+    positive("batch", &args.batch)?;
+    positive("decode", &[args.decode])?;
+    positive("runs", &[args.runs])
+}
+
+/// The model of a path or a name at the hub, or of a preset with random weights.
+fn model(args: &BenchArgs, format: WeightFormat, device: &Device) -> Result<Model> {
+    if let Some(name) = args.model.to_str()
+        && !args.model.exists()
+        && let Some(preset) = presets::by_name(name)
+    {
+        let config = preset.config();
+        check_memory(&config, format)?;
+        return Ok(format.store(config.init(device)));
+    }
+    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)
+        .with_context(|| "a MODEL is a path, hf:OWNER/NAME, or the name of a preset (`inspect --preset`)")?;
+    Ok(checkpoint.load_stored(device, DType::F32, format)?)
+}
+
+/// An error if random weights would not fit: they are drawn in f32 before they are stored.
+fn check_memory(config: &ModelConfig, format: WeightFormat) -> Result<()> {
+    let bytes = config.n_params() * if format == WeightFormat::Full { 4 } else { 8 };
+    if let Some(available) = memory::available() {
+        ensure!(
+            bytes <= available,
+            "random weights of {} parameters take {} MB while they are made, {} MB are free; take a smaller model",
+            thousands(config.n_params()),
+            bytes / 1_000_000,
+            available / 1_000_000
+        );
+    }
+    Ok(())
+}
+
+fn progress(args: &BenchArgs) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:20.cyan/dim} {pos} of {len}  {wide_msg}");
+    let rows = 1 + args.prefill.len() + args.batch.len() * args.context.len();
+    ProgressBar::new(rows as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// What a model costs at least.
+struct Costs {
+    parameters: usize,
+    /// Bytes of weights that every token reads.
+    bytes: usize,
+    /// Operations of the products of a token in the layers, and in the head.
+    flops: [usize; 2],
+}
+
+impl Costs {
+    /// Products are those of linear layers; an embedding is read where it serves as head.
+    fn of(model: &Model) -> Self {
+        let mut counter =
+            Counter { path: Vec::new(), costs: Self { parameters: 0, bytes: 0, flops: [0; 2] } };
+        model.visit(&mut counter);
+        let mut costs = counter.costs;
+        let head = 2 * model.vocab_size() * model.d_model();
+        if model.config().tied() {
+            costs.flops[1] = head;
+        } else {
+            costs.flops = [costs.flops[0] - head, head];
+        }
+        costs
+    }
+}
+
+struct Counter {
+    path: Vec<(String, String)>,
+    costs: Costs,
+}
+
+impl ModuleVisitor for Counter {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.push((name.to_string(), container_type.to_string()));
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let count = param.val().shape().num_elements();
+        let (_, container) = self.path.last().map_or(("", ""), |(name, of)| (name, of));
+        self.costs.parameters += count;
+        self.costs.bytes += bytes(count, param.val().dtype());
+        if container == "Struct:Linear" && D == 2 {
+            self.costs.flops[0] += 2 * count;
+        }
+    }
+}
+
+/// Bytes of numbers in a dtype, scales included.
+fn bytes(count: usize, dtype: DType) -> usize {
+    match dtype {
+        DType::QFloat(scheme) => {
+            let block = scheme
+                .block_size()
+                .map_or(1, |size| size.as_slice().iter().map(|&n| usize::from(n)).product());
+            count + count / block * 4
+        }
+        dtype => count * dtype.size(),
+    }
+}
+
+/// What was measured for one row of a table, and the least that it could have taken.
+struct Row {
+    what: [usize; 2],
+    times: Times,
+    tokens: usize,
+    floor: f64,
+    /// Which of the two floors it is.
+    bound: &'static str,
+    state_bytes: usize,
+}
+
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    device: Device,
+    model: Model,
+    costs: Costs,
+    machine: Machine,
+    bar: ProgressBar,
+}
+
+impl Bench<'_> {
+    fn tokens(&self, count: usize) -> Tensor<1, Int> {
+        let vocabulary = self.model.vocab_size() as i64;
+        Tensor::<1, Int>::arange(0..count as i64, &self.device).mul_scalar(7).remainder_scalar(vocabulary)
+    }
+
+    /// One row of tokens, and the logits after the last.
+    fn prefill(&mut self, length: usize) -> Result<Row> {
+        self.bar.inc(1);
+        self.bar.set_message(format!("prefill of {length} tokens"));
+        let times = Times::of(self.args.runs, &self.device, || self.read(length).map(drop))?;
+        let [layers, head] = self.costs.flops;
+        let by_flops = (layers * length + head) as f64 / self.machine.flops;
+        let by_bytes = self.costs.bytes as f64 / self.machine.bandwidth;
+        let floor = by_flops.max(by_bytes);
+        Ok(Row {
+            what: [1, length],
+            times,
+            tokens: length,
+            floor,
+            bound: bound(by_flops, by_bytes),
+            state_bytes: 0,
+        })
+    }
+
+    /// The state after so many tokens, prefilled in chunks as `generate` does.
+    fn read(&self, length: usize) -> Result<mamba_ssd::State> {
+        const CHUNK: usize = 512;
+        let tokens = self.tokens(length);
+        let mut state = self.model.init_state(1, &self.device);
+        let mut hidden = None;
+        for start in (0..length).step_by(CHUNK) {
+            let chunk = tokens.clone().narrow(0, start, CHUNK.min(length - start)).unsqueeze();
+            let (after, next) = self.model.prefill_hidden(chunk, state);
+            (hidden, state) = (Some(after), next);
+        }
+        if let Some(hidden) = hidden {
+            let last = hidden.dims()[1] - 1;
+            drop(self.model.head(hidden.narrow(1, last, 1)));
+        }
+        wait(&self.device)?;
+        Ok(state)
+    }
+
+    /// Steps of a batch whose rows have read a context.
+    fn decode(&mut self, batch: usize, context: usize) -> Result<Row> {
+        self.bar.inc(1);
+        self.bar.set_message(format!("{batch} rows after {context} tokens"));
+        let start = if context == 0 { self.model.init_state(1, &self.device) } else { self.read(context)? };
+        let start = start.fork(batch);
+        let state_bytes = start.bytes();
+        let tokens = self.tokens(batch);
+        // A state of constant size is also written.
+        let cache = start.bytes_per_token() * context;
+        let mut state = Some(start);
+        let times = Times::of(self.args.runs, &self.device, || {
+            for _ in 0..self.args.decode {
+                let (_, next) = self.model.step(tokens.clone(), state.take().context("a state")?);
+                state = Some(next);
+            }
+            wait(&self.device)
+        })?;
+        let states = 2 * (state_bytes - cache) + cache;
+        let by_bytes = (self.costs.bytes + states) as f64 / self.machine.bandwidth;
+        let by_flops = (batch * self.costs.flops.iter().sum::<usize>()) as f64 / self.machine.flops;
+        let floor = by_bytes.max(by_flops) * self.args.decode as f64;
+        let bound = bound(by_flops, by_bytes);
+        Ok(Row { what: [batch, context], times, tokens: batch * self.args.decode, floor, bound, state_bytes })
+    }
+
+    fn print(&self, prefill: &[Row], decode: &[Row], load: Option<f64>) {
+        let Self { args, costs, machine, .. } = self;
+        say(format_args!(
+            "{}: {} parameters, {} MB of weights a token in {}; {}",
+            args.model.display(),
+            thousands(costs.parameters),
+            costs.bytes / 1_000_000,
+            args.weights,
+            machine.name
+        ));
+        say(format_args!(
+            "{} threads, load {} before; memory {:.1} GB/s, products {:.0} GFLOP/s measured now; medians of {} runs",
+            rayon::current_num_threads(),
+            load.map_or("unknown".into(), |load| format!("{load:.1}")),
+            machine.bandwidth / 1e9,
+            machine.flops / 1e9,
+            args.runs
+        ));
+        let mut table = Table::new(["prefill", "tokens/s", "least", "most", "floor", "of the floor"]);
+        for row in prefill {
+            let rates = row.times.rates(row.tokens).map(rate);
+            let floor = rate(row.tokens as f64 / row.floor);
+            let [median, least, most] = rates;
+            table.row([row.what[1].to_string(), median, least, most, floor, ratio(row)]);
+        }
+        say(format_args!("\n{table}\n"));
+        let head = [
+            "rows",
+            "context",
+            "tokens/s",
+            "least",
+            "most",
+            "ms a step",
+            "floor ms",
+            "bound",
+            "of the floor",
+            "state MB",
+        ];
+        let mut table = Table::new(head);
+        for row in decode {
+            let [median, least, most] = row.times.rates(row.tokens).map(rate);
+            let step = |seconds: f64| format!("{:.2}", 1e3 * seconds / args.decode as f64);
+            let state = format!("{:.1}", row.state_bytes as f64 / 1e6);
+            let [batch, context] = row.what.map(|number| number.to_string());
+            let (now, floor) = (step(row.times.median), step(row.floor));
+            table.row([batch, context, median, least, most, now, floor, row.bound.into(), ratio(row), state]);
+        }
+        say(&table);
+        if let Some(peak) = memory::peak() {
+            say(format_args!("\npeak memory {} MB", peak / 1_000_000));
+        }
+    }
+
+    fn json(&self, prefill: &[Row], decode: &[Row], load: Option<f64>) -> impl Display {
+        let rows = |rows: &[Row], steps: usize| -> Vec<serde_json::Value> {
+            let row = |row: &Row| {
+                let [median, least, most] = row.times.rates(row.tokens);
+                json!({
+                    "rows": row.what[0], "tokens": row.what[1], "tokens_per_second": median,
+                    "slowest": least, "fastest": most, "seconds": row.times.median / steps as f64,
+                    "floor_seconds": row.floor / steps as f64, "bound": row.bound, "state_bytes": row.state_bytes,
+                })
+            };
+            rows.iter().map(row).collect()
+        };
+        json!({
+            "model": self.args.model, "weights": self.args.weights.to_string(), "device": self.args.device.to_string(),
+            "parameters": self.costs.parameters, "weight_bytes": self.costs.bytes, "machine": self.machine.name,
+            "threads": rayon::current_num_threads(), "load": load, "runs": self.args.runs,
+            "bytes_per_second": self.machine.bandwidth, "flops_per_second": self.machine.flops,
+            "prefill": rows(prefill, 1), "decode": rows(decode, self.args.decode), "peak_memory": memory::peak(),
+        })
+    }
+}
+
+fn bound(by_flops: f64, by_bytes: f64) -> &'static str {
+    if by_flops > by_bytes { "products" } else { "memory" }
+}
+
+fn rate(tokens_per_second: f64) -> String {
+    format!("{tokens_per_second:.1}")
+}
+
+fn ratio(row: &Row) -> String {
+    format!("{:.2} x", row.times.median / row.floor)
+}

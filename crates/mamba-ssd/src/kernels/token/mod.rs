@@ -1,0 +1,264 @@
+//! Decoding on the CPU, row by row of the batch: each row's numbers are those it has alone, bit for bit.
+//!
+//! A general product of matrices chooses its order of summation by the sizes of both, so that a row of a batch of
+//! three is not what it is alone. Here a sum runs in one order, whatever else is computed beside it.
+
+mod cache;
+mod mixer;
+mod product;
+mod stored;
+
+use burn::backend::tensor::{FloatTensor, IntTensor, QuantizedTensor};
+use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::tensor::quantization::QuantScheme;
+use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
+use burn_flex::{FlexQTensor, FlexTensor};
+use bytemuck::Pod;
+
+use super::flex::integers;
+use super::real::{Real, add_scaled, dot};
+use super::simd::{each_part, vectorized};
+use super::softmax::softmax;
+use crate::KvCache;
+use cache::Heads;
+use product::Product;
+use stored::{Full, Halves, Quantized, Stored};
+pub(crate) use stored::{int8, is_int8};
+
+/// Numbers of a cache that are worth a thread.
+const WORTH: usize = 1 << 16;
+
+/// Operations on one token a row, and on weights that are stored narrower than they are computed with, on Flex.
+#[backend_extension(Flex: cfg(feature = "flex"))]
+pub trait TokenOps: Backend {
+    /// `x [m k]` times `weight`, `[k n]` or, `transposed`, `[n k]`, in the dtype of x.
+    fn product_by_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        transposed: bool,
+    ) -> FloatTensor<Self>;
+
+    /// The same with a weight in [`int8`].
+    fn product_by_rows_in_int8(
+        x: FloatTensor<Self>,
+        weight: QuantizedTensor<Self>,
+        transposed: bool,
+    ) -> FloatTensor<Self>;
+
+    /// A matrix in [`int8`].
+    fn into_int8(weight: FloatTensor<Self>, scheme: QuantScheme) -> QuantizedTensor<Self>;
+
+    /// A matrix in [`int8`] as f32.
+    fn from_int8(weight: QuantizedTensor<Self>) -> FloatTensor<Self>;
+
+    /// A matrix in bf16 as f32.
+    fn from_bf16(weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// `cache [b kv s d]` with `more [b kv t d]` behind. What it returns may have room behind it, so that most calls
+    /// copy `more` alone.
+    fn append(cache: FloatTensor<Self>, more: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Rows `tokens [t]` of a matrix `[v d]` in [`int8`] as f32, `[t d]`.
+    fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;
+
+    /// `softmax(q kᵀ) v` of one token, `q [b h 1 d]`, `k` and `v` `[b kv s d]`, `first [b 1]`.
+    fn attention_by_rows(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+/// Whether these kernels exist for `device` and what is computed in `dtype`. They have no gradients.
+pub(crate) fn rows_are_independent(device: &Device, dtype: DType) -> bool {
+    let flex = match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => false,
+    };
+    flex && !device.is_autodiff() && matches!(dtype, DType::F32 | DType::F64)
+}
+
+/// `x [m k]` times a weight `[k n]` or, `transposed`, `[n k]`, where these kernels exist.
+pub(crate) fn product_by_rows(x: Tensor<2>, weight: Tensor<2>, transposed: bool) -> Option<Tensor<2>> {
+    let (dtype, stored) = (x.dtype(), weight.dtype());
+    if !rows_are_independent(&x.device(), dtype) {
+        return None;
+    }
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    if dtype == DType::F32 && is_int8(stored) {
+        return Some(Tensor::from_dispatch(Dispatch::product_by_rows_in_int8(x, weight, transposed)));
+    }
+    let fits = stored == dtype || (dtype == DType::F32 && stored == DType::BF16);
+    fits.then(|| Tensor::from_dispatch(Dispatch::product_by_rows(x, weight, transposed)))
+}
+
+/// A matrix with an 8-bit integer for each number and an f32 for each of its blocks, rows and columns of them.
+pub(crate) fn into_int8(weight: Tensor<2>, block: [u8; 2]) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::into_int8(weight.into_dispatch(), int8(block)))
+}
+
+/// Whether a matrix on the CPU is stored in fewer bytes than f32.
+pub(crate) fn is_stored(weight: &Tensor<2>) -> bool {
+    let dtype = weight.dtype();
+    (dtype == DType::BF16 || is_int8(dtype)) && rows_are_independent(&weight.device(), DType::F32)
+}
+
+/// A matrix of which [`is_stored`] as f32.
+pub(crate) fn widened(weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(match weight.dtype() {
+        DType::BF16 => Dispatch::from_bf16(weight.into_dispatch()),
+        _ => Dispatch::from_int8(weight.into_dispatch()),
+    })
+}
+
+/// `cache [b kv s d]` with `more [b kv t d]` behind.
+pub(crate) fn append(cache: Tensor<4>, more: Tensor<4>) -> Tensor<4> {
+    Tensor::from_dispatch(Dispatch::append(cache.into_dispatch(), more.into_dispatch()))
+}
+
+/// Rows `tokens [b t]` of a matrix of [`into_int8`], `[v d]`, as f32.
+pub(crate) fn rows_of_int8(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
+    let ([b, t], [_, d]) = (tokens.dims(), weight.dims());
+    let tokens: Tensor<1, Int> = tokens.reshape([b * t]);
+    let rows = Dispatch::rows_of_int8(weight.into_dispatch(), tokens.into_dispatch());
+    Tensor::<2>::from_dispatch(rows).reshape([b, t, d])
+}
+
+/// Attention of one token a row, `q [b h 1 d]` and so the result, over a cache that holds the token.
+pub(crate) fn attend_by_rows(q: Tensor<4>, cache: &KvCache, first: Option<Tensor<2, Int>>) -> Tensor<4> {
+    let first = first.unwrap_or_else(|| Tensor::zeros([q.dims()[0], 1], &q.device()));
+    let [k, v] = [&cache.k, &cache.v].map(|cached| cached.clone().into_dispatch());
+    Tensor::from_dispatch(Dispatch::attention_by_rows(q.into_dispatch(), k, v, first.into_dispatch()))
+}
+
+impl TokenOps for Flex {
+    fn product_by_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        let turned = weight.transpose(0, 1);
+        let (weight, by_columns) = match !weight.is_contiguous() && turned.is_contiguous() {
+            true => (turned.to_contiguous(), !transposed), // a view of a weight that is stored the other way round
+            false => (weight.to_contiguous(), transposed),
+        };
+        let [_, width]: [usize; 2] = weight.layout().shape().dims();
+        let shape = weight.layout().shape().dims();
+        match (x.dtype(), weight.dtype()) {
+            (DType::F64, _) => {
+                product::<f64, _>(&x, Full { numbers: weight.storage(), width }, shape, by_columns)
+            }
+            (_, DType::BF16) => product(&x, Halves { numbers: weight.storage(), width }, shape, by_columns),
+            _ => product::<f32, _>(&x, Full { numbers: weight.storage(), width }, shape, by_columns),
+        }
+    }
+
+    fn product_by_rows_in_int8(
+        x: FloatTensor<Self>,
+        weight: QuantizedTensor<Self>,
+        transposed: bool,
+    ) -> FloatTensor<Self> {
+        product(&x, Quantized::of(&weight), weight.tensor().layout().shape().dims(), transposed)
+    }
+
+    fn into_int8(weight: FloatTensor<Self>, scheme: QuantScheme) -> QuantizedTensor<Self> {
+        stored::quantize(&weight, &scheme)
+    }
+
+    fn from_int8(weight: QuantizedTensor<Self>) -> FloatTensor<Self> {
+        let shape: [usize; 2] = weight.tensor().layout().shape().dims();
+        FlexTensor::from_data(TensorData::new(stored::expand(Quantized::of(&weight), shape), shape))
+    }
+
+    fn from_bf16(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let weight = weight.to_contiguous();
+        let shape: [usize; 2] = weight.layout().shape().dims();
+        let halves = Halves { numbers: weight.storage(), width: shape[1] };
+        FlexTensor::from_data(TensorData::new(stored::expand::<f32, _>(halves, shape), shape))
+    }
+
+    fn append(cache: FloatTensor<Self>, more: FloatTensor<Self>) -> FloatTensor<Self> {
+        match cache.dtype() {
+            DType::F64 => cache::append::<f64>(cache, &more),
+            _ => cache::append::<f32>(cache, &more),
+        }
+    }
+
+    fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        rows(&weight, &integers(&tokens))
+    }
+
+    fn attention_by_rows(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let first = integers(&first);
+        match q.dtype() {
+            DType::F64 => attention::<f64>(&q, [&k, &v], &first),
+            _ => attention::<f32>(&q, [&k, &v], &first),
+        }
+    }
+}
+
+fn product<R: Real + Element + Pod, S: Stored<R>>(
+    x: &FlexTensor,
+    weight: S,
+    [height, width]: [usize; 2],
+    by_columns: bool,
+) -> FlexTensor {
+    let x = x.to_contiguous();
+    let [m, k]: [usize; 2] = x.layout().shape().dims();
+    let n = if by_columns { height } else { width };
+    let product = Product { x: x.storage(), weight, k, n, by_columns };
+    FlexTensor::from_data(TensorData::new(product.run(), [m, n]))
+}
+
+fn rows(weight: &FlexQTensor, tokens: &[i64]) -> FlexTensor {
+    let [_, d]: [usize; 2] = weight.tensor().layout().shape().dims();
+    let stored = Quantized::of(weight);
+    let number = |token: i64, column| {
+        let [number]: [f32; 1] = stored.piece(token as usize, column);
+        number
+    };
+    let numbers = tokens.iter().flat_map(|&token| (0..d).map(move |column| number(token, column)));
+    FlexTensor::from_data(TensorData::new(numbers.collect::<Vec<f32>>(), [tokens.len(), d]))
+}
+
+fn attention<R: Real + Element + Pod>(q: &FlexTensor, cached: [&FlexTensor; 2], first: &[i64]) -> FlexTensor {
+    let [b, h, _, d] = q.layout().shape().dims();
+    let [_, kv, s, _] = cached[0].layout().shape().dims();
+    let q = q.to_contiguous();
+    let [k, v] = cached.map(cache::heads_apart);
+    let (q, k, v) = (q.storage::<R>(), Heads::<R>::of(&k), Heads::<R>::of(&v));
+    let mut out = vec![R::default(); b * h * d];
+    let together = (WORTH / (s * d)).max(1); // heads of a part
+    let parts = out.chunks_mut(together * d).zip(q.chunks(together * d)).enumerate();
+    each_part(parts, |(part, (out, q))| {
+        for (i, (out, q)) in out.chunks_exact_mut(d).zip(q.chunks_exact(d)).enumerate() {
+            let index = part * together + i;
+            let (row, head) = (index / h, index % h);
+            let (group, visible) = (head / (h / kv), first[row] as usize..s);
+            let (k, v) = (k.columns(row, group, visible.clone()), v.columns(row, group, visible));
+            vectorized(
+                #[inline(always)]
+                || attend(q, k, v, out),
+            );
+        }
+    });
+    FlexTensor::from_data(TensorData::new(out, [b, h, 1, d]))
+}
+
+/// One query over the keys and values that it sees, `[s d]`.
+#[inline(always)]
+fn attend<R: Real>(q: &[R], k: &[R], v: &[R], out: &mut [R]) {
+    let scores: Vec<R> = k.chunks_exact(q.len()).map(|k| dot(q, k)).collect();
+    let mut probabilities = vec![R::default(); scores.len()];
+    softmax(&scores, &mut probabilities);
+    for (probability, v) in probabilities.into_iter().zip(v.chunks_exact(q.len())) {
+        add_scaled(out, probability, v);
+    }
+}
