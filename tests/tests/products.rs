@@ -13,7 +13,7 @@ fn every_form_equals_a_product_on_the_host() {
         PRODUCTS.iter().flat_map(|product| dtypes().into_iter().map(move |d| (product, d)))
     {
         for form in FORMS {
-            for shape in [[1, 8, 8], [37, 24, 40], [128, 200, 64], [13, 70, 300]] {
+            for shape in [[1, 8, 8], [37, 24, 40], [128, 200, 64], [29, 300, 300]] {
                 check(product, form, shape, dtype, &device());
             }
         }
@@ -23,7 +23,7 @@ fn every_form_equals_a_product_on_the_host() {
 /// Where products go row by row (on the CPU), a row is what it is alone, bit for bit.
 #[test]
 fn a_row_of_a_product_by_rows_does_not_depend_on_the_others() {
-    const ROWS: usize = 20;
+    const ROWS: usize = 27;
     let device = device();
     for form in [Form::Plain, Form::RightTransposed] {
         for [n, k] in [[70, 37], [300, 600], [5, 16]] {
@@ -57,31 +57,30 @@ fn stored_weights_are_multiplied_as_what_they_stand_for() {
         let apart = got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f64::max);
         assert!(got.len() == want.len() && apart < limit * size, "{apart:.1e} apart, of {size:.1e}");
     };
-    // Half a unit of bf16's 8 bits; half a 127th of the largest of a block. A depth of 72 leaves blocks of 8, so bf16.
-    for (format, depth, rounding) in
-        [(WeightFormat::Bf16, 192, 2e-3), (WeightFormat::Int8, 192, 4e-3), (WeightFormat::Int8, 72, 2e-3)]
-    {
+    // Half a unit of bf16's 8 bits, or half a 127th of the largest of a block. 72 is no multiple of 16, so that is in bf16.
+    const ROUNDING: f64 = 4e-3;
+    for (format, depth) in [(WeightFormat::Bf16, 192), (WeightFormat::Int8, 192), (WeightFormat::Int8, 72)] {
         let (linear, words) =
             (LinearConfig::new(depth, 70).init(&device), EmbeddingConfig::new(30, depth).init(&device));
         let stored = format.store(linear.clone());
         let eye = Tensor::<2>::eye(depth, &device);
         let weight =
             project(&stored, eye.unsqueeze::<3>()) - stored.bias.as_ref().expect("a bias").val().unsqueeze();
-        close(&values(weight.clone()), &values(linear.weight.val()), rounding);
+        close(&values(weight.clone()), &values(linear.weight.val()), ROUNDING);
         let stored_words = format.store(words.clone());
         let rows = embed(stored_words.weight.val(), Tensor::arange(0..30, &device).unsqueeze());
-        close(&values(rows.clone()), &values(words.weight.val()), rounding);
+        close(&values(rows.clone()), &values(words.weight.val()), ROUNDING);
 
-        for batch in [1, 5, 17] {
+        for batch in [1, 5, 29] {
             let x = Tensor::<2>::random([batch, depth], Distribution::Normal(0.0, 1.0), &device);
             let bias = linear.bias.as_ref().expect("a bias").val();
             let want = x.clone().matmul(weight.clone().squeeze_dim(0)) + bias.unsqueeze();
-            close(&values(project(&stored, x.clone())), &values(want.clone()), 1e-6);
-            close(&values(project(&stored, x.clone().unsqueeze::<3>())), &values(want), 1e-6);
+            close(&values(project(&stored, x.clone())), &values(want.clone()), 2e-6);
+            close(&values(project(&stored, x.clone().unsqueeze::<3>())), &values(want), 2e-6);
             let heads = stored_words.weight.val();
             let want = values(x.clone().matmul(rows.clone().cast(x.dtype()).squeeze_dim::<2>(0).transpose()));
-            close(&values(project_transposed(x.clone(), heads.clone())), &want, 1e-6);
-            close(&values(project_transposed(x.unsqueeze::<3>(), heads)), &want, 1e-6);
+            close(&values(project_transposed(x.clone(), heads.clone())), &want, 2e-6);
+            close(&values(project_transposed(x.unsqueeze::<3>(), heads)), &want, 2e-6);
         }
     }
 }

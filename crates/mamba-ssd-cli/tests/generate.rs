@@ -167,3 +167,20 @@ fn a_draft_changes_nothing_but_says_what_was_accepted() {
     let sampled = generate(&["--prompt", "x", "--draft", &student, "--temperature", "1"], folder.path());
     assert_eq!(sampled.status.code(), Some(2), "drafts are for greedy texts");
 }
+
+/// The teacher is sure enough of its words that rounding its weights does not change them.
+#[test]
+fn weights_may_be_stored_narrower() {
+    let folder = folder();
+    let whole = answered(&["--prompt", PROMPTS[0]], folder.path());
+    for weights in ["bf16", "int8"] {
+        assert_eq!(
+            answered(&["--prompt", PROMPTS[0], "--weights", weights], folder.path()),
+            whole,
+            "{weights}"
+        );
+    }
+    let lines =
+        answered(&["--prompt", PROMPTS[0], "--weights", "int8", "--draft", &teacher()], folder.path());
+    assert_eq!(lines, whole);
+}

@@ -3,6 +3,9 @@
 use super::real::{Real, add_product};
 use super::simd::{each_part, map_parts, vectorized};
 
+/// Tokens of a row that one task convolves.
+const TOKENS: usize = 64;
+
 /// Shapes and arrays of one convolution: `window [b k-1+t c]`, `weight [c k]`, `reach [b t]`.
 #[derive(Clone, Copy)]
 pub(super) struct Conv<'a, R> {
@@ -38,11 +41,15 @@ impl<R: Real> Conv<'_, R> {
     pub fn forward(&self, bias: &[R]) -> Vec<R> {
         let taps = self.taps();
         let mut y = vec![R::default(); self.reach.len() * self.c];
-        each_part(y.chunks_mut(self.t * self.c).enumerate(), |(batch, y)| {
+        let rows = y.chunks_mut(self.t * self.c).enumerate();
+        let parts = rows.flat_map(|(batch, y)| {
+            y.chunks_mut(TOKENS * self.c).enumerate().map(move |(part, y)| (batch, part * TOKENS, y))
+        });
+        each_part(parts, |(batch, first, y)| {
             vectorized(
                 #[inline(always)]
                 || {
-                    for (t, y) in y.chunks_exact_mut(self.c).enumerate() {
+                    for (t, y) in (first..).zip(y.chunks_exact_mut(self.c)) {
                         y.copy_from_slice(bias);
                         for shift in 0..=self.reach(batch, t) {
                             let earlier = self.row(batch, t + self.k - 1 - shift);

@@ -68,7 +68,7 @@ pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep};
 #[cfg(feature = "flex")]
 pub(crate) use token::{
     append, attend_by_rows, into_int8, is_int8, is_stored, product_by_rows, rows_are_independent,
-    rows_of_int8, widened,
+    rows_of_int8, silu, widened,
 };
 
 #[cfg(feature = "cube")]

@@ -21,7 +21,13 @@ impl Activation {
     pub(super) fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Identity => x,
-            Self::Silu => silu(x),
+            Self::Silu => {
+                #[cfg(feature = "flex")]
+                if crate::kernels::rows_are_independent(&x.device(), x.dtype()) {
+                    return crate::kernels::silu(x);
+                }
+                silu(x)
+            }
         }
     }
 }

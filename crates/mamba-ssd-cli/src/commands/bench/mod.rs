@@ -297,9 +297,6 @@ impl Bench<'_> {
             table.row([batch, context, median, least, most, now, floor, row.bound.into(), ratio(row), state]);
         }
         say(&table);
-        if let Some(peak) = memory::peak() {
-            say(format_args!("\npeak memory {} MB", peak / 1_000_000));
-        }
     }
 
     fn json(&self, prefill: &[Row], decode: &[Row], load: Option<f64>) -> impl Display {
@@ -319,7 +316,7 @@ impl Bench<'_> {
             "parameters": self.costs.parameters, "weight_bytes": self.costs.bytes, "machine": self.machine.name,
             "threads": rayon::current_num_threads(), "load": load, "runs": self.args.runs,
             "bytes_per_second": self.machine.bandwidth, "flops_per_second": self.machine.flops,
-            "prefill": rows(prefill, 1), "decode": rows(decode, self.args.decode), "peak_memory": memory::peak(),
+            "prefill": rows(prefill, 1), "decode": rows(decode, self.args.decode)
         })
     }
 }

@@ -45,7 +45,7 @@ impl StepOps for Flex {
 }
 
 /// The tensor as one row of numbers: itself where it is, so that what nobody else holds is changed in place.
-fn owned(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
     let contiguous = tensor.to_contiguous();
     drop(tensor);
     contiguous

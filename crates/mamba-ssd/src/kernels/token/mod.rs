@@ -61,6 +61,9 @@ pub trait TokenOps: Backend {
     /// Rows `tokens [t]` of a matrix `[v d]` in [`int8`] as f32, `[t d]`.
     fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;
 
+    /// `x σ(x)`, in place where nothing else holds x.
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// `softmax(q kᵀ) v` of one token, `q [b h 1 d]`, `k` and `v` `[b kv s d]`, `first [b 1]`.
     fn attention_by_rows(
         q: FloatTensor<Self>,
@@ -124,6 +127,11 @@ pub(crate) fn rows_of_int8(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<
     let tokens: Tensor<1, Int> = tokens.reshape([b * t]);
     let rows = Dispatch::rows_of_int8(weight.into_dispatch(), tokens.into_dispatch());
     Tensor::<2>::from_dispatch(rows).reshape([b, t, d])
+}
+
+/// `x σ(x)`.
+pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::silu(x.into_dispatch()))
 }
 
 /// Attention of one token a row, `q [b h 1 d]` and so the result, over a cache that holds the token.
@@ -190,6 +198,13 @@ impl TokenOps for Flex {
         rows(&weight, &integers(&tokens))
     }
 
+    fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match x.dtype() {
+            DType::F64 => silu_of::<f64>(mixer::owned(x)),
+            _ => silu_of::<f32>(mixer::owned(x)),
+        }
+    }
+
     fn attention_by_rows(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -226,6 +241,16 @@ fn rows(weight: &FlexQTensor, tokens: &[i64]) -> FlexTensor {
     };
     let numbers = tokens.iter().flat_map(|&token| (0..d).map(move |column| number(token, column)));
     FlexTensor::from_data(TensorData::new(numbers.collect::<Vec<f32>>(), [tokens.len(), d]))
+}
+
+fn silu_of<R: Real + Element + Pod>(mut x: FlexTensor) -> FlexTensor {
+    each_part(x.storage_mut::<R>().chunks_mut(WORTH / 4), |x| {
+        vectorized(
+            #[inline(always)]
+            || x.iter_mut().for_each(|x| *x *= x.sigmoid()),
+        );
+    });
+    x
 }
 
 fn attention<R: Real + Element + Pod>(q: &FlexTensor, cached: [&FlexTensor; 2], first: &[i64]) -> FlexTensor {

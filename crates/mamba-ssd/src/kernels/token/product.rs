@@ -18,10 +18,12 @@ const LINES: usize = 8;
 const WIDTH: usize = 16;
 /// Depth of a strip of the weight that is copied for many rows.
 const DEPTH: usize = 256;
+/// Strips that are copied together: a line of one alone is too short a piece of memory to be read fast.
+const STRIPS: usize = 8;
 /// Rows that share a strip's columns in registers.
 const ROWS: usize = 6;
 /// Rows from which on a weight's numbers are copied into strips first.
-const MANY: usize = 12;
+const MANY: usize = 24;
 /// Rows from which on columns are brought into the type that is computed in before they are met.
 const SEVERAL: usize = 3;
 /// Numbers of a weight that are worth a thread.
@@ -137,23 +139,28 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
         }
     }
 
-    /// Many rows: a strip of the weight is copied once and met by several rows at a time.
+    /// Many rows: strips of the weight are copied once and met by several rows at a time.
     #[inline(always)]
     fn in_strips<const FUSED: bool>(&self, first: usize, out: &mut [R]) {
         let columns = out.len() / self.rows();
         let whole = columns / WIDTH * WIDTH;
-        let mut strip = [[R::default(); WIDTH]; DEPTH];
+        let mut strips = vec![[[R::default(); WIDTH]; DEPTH]; STRIPS];
         for start in (0..self.k).step_by(DEPTH) {
             let depth = DEPTH.min(self.k - start);
             let groups: Vec<Vec<[R; ROWS]>> =
                 (0..self.rows()).step_by(ROWS).map(|row| self.group(row, start, depth)).collect();
-            for column in (0..whole).step_by(WIDTH) {
+            for band in (0..whole).step_by(STRIPS * WIDTH) {
+                let strips = &mut strips[..STRIPS.min((whole - band) / WIDTH)];
                 for i in 0..depth {
-                    strip[i] = self.weight.piece(start + i, first + column);
+                    for (j, strip) in strips.iter_mut().enumerate() {
+                        strip[i] = self.weight.piece(start + i, first + band + j * WIDTH);
+                    }
                 }
-                for (group, x) in groups.iter().enumerate() {
-                    let out = &mut out[group * ROWS * columns..];
-                    block::<FUSED, R>(x, &strip[..depth], column, columns, out);
+                for (j, strip) in strips.iter().enumerate() {
+                    for (group, x) in groups.iter().enumerate() {
+                        let out = &mut out[group * ROWS * columns..];
+                        block::<FUSED, R>(x, &strip[..depth], band + j * WIDTH, columns, out);
+                    }
                 }
             }
             for column in whole..columns {
