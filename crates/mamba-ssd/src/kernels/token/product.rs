@@ -49,9 +49,12 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
     /// `[m n]`.
     pub fn run(&self) -> Vec<R> {
         let (m, n) = (self.rows(), self.n);
+        if m == 0 {
+            return Vec::new();
+        }
         let width = self.columns_of_a_part();
         let firsts = (0..n).step_by(width);
-        let parts = map_parts(firsts, |first| {
+        let mut parts = map_parts(firsts, |first| {
             let mut out = vec![R::default(); m * width.min(n - first)];
             vectorized_fused(
                 #[inline(always)]
@@ -62,8 +65,8 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
             );
             out
         });
-        if let [part] = &parts[..] {
-            return part.clone();
+        if parts.len() == 1 {
+            return parts.remove(0);
         }
         let mut out = Vec::with_capacity(m * n);
         for row in 0..m {
@@ -144,6 +147,7 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
     fn in_strips<const FUSED: bool>(&self, first: usize, out: &mut [R]) {
         let columns = out.len() / self.rows();
         let whole = columns / WIDTH * WIDTH;
+        #[allow(clippy::useless_vec, reason = "too large for a stack")]
         let mut strips = vec![[[R::default(); WIDTH]; DEPTH]; STRIPS];
         for start in (0..self.k).step_by(DEPTH) {
             let depth = DEPTH.min(self.k - start);

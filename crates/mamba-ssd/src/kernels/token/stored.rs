@@ -24,8 +24,8 @@ pub(super) trait Stored<R>: Copy + Sync {
         R: Real,
     {
         let mut tile = [[R::default(); L]; N];
-        for i in 0..N {
-            tile[i] = self.piece(row + i, column);
+        for (i, piece) in tile.iter_mut().enumerate() {
+            *piece = self.piece(row + i, column);
         }
         tile
     }
@@ -114,8 +114,8 @@ impl Stored<f32> for Quantized<'_> {
     fn tile<const N: usize, const L: usize>(&self, row: usize, column: usize) -> [[f32; L]; N] {
         let scales = self.scales(row, column);
         let mut tile = [[0.0; L]; N];
-        for i in 0..N {
-            tile[i] = self.scaled(row + i, column, &scales);
+        for (i, piece) in tile.iter_mut().enumerate() {
+            *piece = self.scaled(row + i, column, &scales);
         }
         tile
     }
