@@ -53,7 +53,9 @@ fn on_threads(
     threads: Option<usize>,
     work: impl FnOnce() -> anyhow::Result<()> + Send,
 ) -> anyhow::Result<()> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
+    const STACK: usize = 16 << 20; // as deep as a main thread's, and more
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).stack_size(STACK);
+    let pool = pool.build_global();
     pool.context("the threads that compute")?;
     rayon::scope(|_| work())
 }

@@ -3,53 +3,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tempfile::TempDir;
+mod support;
+
+use support::{assert_refused, folder, program, run, succeeded, teacher, text};
 
 const SMALL: [&str; 2] = ["--scale", "0.002"];
-
-fn program(args: &[&str], folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mamba-ssd"));
-    command.args(args).current_dir(folder).env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
-
-fn run(args: &[&str], folder: &Path) -> Output {
-    program(args, folder).output().expect("the program starts")
-}
-
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a temporary folder")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Fails with code 1, and says why in one line that holds all of `parts`.
-fn assert_refused(args: &[&str], folder: &Path, parts: &[&str]) {
-    let output = run(args, folder);
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{args:?} ended with {error}");
-    assert!(error.starts_with("error: ") && error.trim_end().lines().count() == 1, "not one line: {error}");
-    for part in parts {
-        assert!(error.contains(part), "{part:?} is not in {error}");
-    }
-}
-
-/// A copy of the bundled teacher, to be spoilt.
-fn teacher(folder: &Path) -> PathBuf {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/teacher");
-    let to = folder.join("teacher");
-    fs::create_dir(&to).expect("a new folder");
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(from.join(name), to.join(name)).expect("the bundled teacher");
-    }
-    to
-}
 
 fn write(folder: &Path, name: &str, contents: &str) {
     fs::write(folder.join(name), contents).expect("a writable folder");
@@ -367,12 +329,6 @@ fn model_data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../mamba-ssd-models/tests/data").join(name)
 }
 
-fn succeeded(args: &[&str], folder: &Path) -> String {
-    let output = run(args, folder);
-    assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
 #[test]
 fn a_gguf_file_is_inspected_converted_and_asked_like_any_model() {
     let folder = folder();
@@ -474,32 +430,4 @@ fn a_warm_up_runs_every_length_of_every_batch() {
         folder.path(),
         &["--lengths", "at least 1"],
     );
-}
-
-/// What is measured differs from run to run; what it is held against follows from the shapes.
-#[test]
-fn a_benchmark_holds_what_it_measures_against_what_is_possible() {
-    let folder = folder();
-    let teacher = teacher(folder.path()).display().to_string();
-    let small = ["--prefill", "16", "--decode", "2", "--batch", "1,2", "--context", "4", "--runs", "1"];
-    let bench =
-        |extra: &[&str]| succeeded(&[&["bench", &teacher], &small[..], extra].concat(), folder.path());
-    let measured = |weights: &str| -> serde_json::Value {
-        serde_json::from_str(&bench(&["--weights", weights, "--json"])).expect("valid JSON")
-    };
-    let [full, half, eighth] = ["f32", "bf16", "int8"].map(measured);
-    let bytes = |value: &serde_json::Value| value["weight_bytes"].as_u64().expect("a number");
-    assert_eq!(bytes(&full), 4 * full["parameters"].as_u64().expect("a number"));
-    assert!(bytes(&half) < bytes(&full) * 51 / 100 && bytes(&eighth) < bytes(&full) * 28 / 100);
-    for value in [&full, &half, &eighth] {
-        assert_eq!(value["decode"].as_array().map(Vec::len), Some(2));
-        for row in [&value["prefill"][0], &value["decode"][0], &value["decode"][1]] {
-            let [floor, rate] = ["floor_seconds", "tokens_per_second"].map(|key| row[key].as_f64());
-            assert!(floor > Some(0.0) && rate > Some(0.0), "{row}");
-        }
-    }
-    let table = bench(&[]);
-    assert!(table.contains("of the floor") && table.contains("GB/s"), "{table}");
-    assert_refused(&["bench", &teacher, "--batch", "0"], folder.path(), &["--batch holds 0"]);
-    assert_refused(&["bench", "mamba9"], folder.path(), &["mamba9", "the name of a preset"]);
 }

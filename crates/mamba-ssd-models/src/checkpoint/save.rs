@@ -38,7 +38,7 @@ impl Default for SaveOptions<'_> {
 /// Tensors by their keys, as files hold them.
 pub(super) type Unwritten = BTreeMap<String, FileTensor>;
 
-/// The tensors of a model; weights keep their types unless `dtype` is given.
+/// The tensors of a model; weights keep their types unless `dtype` is given, those in 8-bit integers as f32.
 pub(super) fn tensors(model: &Model, dtype: Option<DType>) -> Unwritten {
     let names = model.config().names();
     let mut collector = Collector { names, dtype, path: ModulePath::default(), tensors: BTreeMap::new() };
@@ -194,14 +194,17 @@ impl ModuleVisitor for Collector {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let (value, layout) = (param.val(), self.path.layout());
         let shape = layout.file_shape(value.shape().as_slice());
-        let wanted = self.dtype.unwrap_or(value.dtype());
+        let own = if matches!(value.dtype(), DType::QFloat(_)) { DType::F32 } else { value.dtype() };
+        let wanted = self.dtype.unwrap_or(own);
         let tensor = self
             .tensors
             .entry(self.path.key(self.names))
             .or_insert_with(|| FileTensor::of_no_rows(&shape, wanted));
         let dtype = tensor.dtype;
         tensor.shape[0] += shape[0];
-        tensor.parts.push(Box::new(move || layout.pack(value.clone().into_data().convert_dtype(dtype))));
+        tensor
+            .parts
+            .push(Box::new(move || layout.pack(value.clone().dequantize().into_data().convert_dtype(dtype))));
     }
 }
 

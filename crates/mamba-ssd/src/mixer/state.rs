@@ -117,7 +117,7 @@ impl MixerState {
         self.measured().batch
     }
 
-    /// Bytes held for the whole batch.
+    /// Bytes held for the whole batch. The buffer of a cache on the CPU may have room for half as much again.
     pub fn bytes(&self) -> usize {
         self.measured().bytes
     }

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args::BenchArgs;
 use crate::console::{say, thousands};
+use crate::device::DeviceChoice;
 use crate::table::Table;
 use crate::{hub, memory};
 use machine::Machine;
@@ -30,7 +31,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let costs = Costs::of(&model);
     let bar = progress(args);
     bar.set_message("the machine");
-    let machine = Machine::measure(&device);
+    let machine = Machine::measure(&device, args.device == DeviceChoice::Flex);
     let mut bench = Bench { args, device, model, costs, machine, bar };
     let prefill = args.prefill.iter().map(|&tokens| bench.prefill(tokens)).collect::<Result<Vec<_>>>()?;
     let mut decode = Vec::new();
@@ -107,21 +108,20 @@ struct Costs {
 impl Costs {
     /// Products are those of linear layers; an embedding is read where it serves as head.
     fn of(model: &Model) -> Self {
-        let mut counter =
-            Counter { path: Vec::new(), costs: Self { parameters: 0, bytes: 0, flops: [0; 2] } };
+        let tied = model.config().tied();
+        let costs = Self { parameters: 0, bytes: 0, flops: [0; 2] };
+        let mut counter = Counter { tied, path: Vec::new(), costs };
         model.visit(&mut counter);
         let mut costs = counter.costs;
         let head = 2 * model.vocab_size() * model.d_model();
-        if model.config().tied() {
-            costs.flops[1] = head;
-        } else {
-            costs.flops = [costs.flops[0] - head, head];
-        }
+        costs.flops = if tied { [costs.flops[0], head] } else { [costs.flops[0] - head, head] };
         costs
     }
 }
 
 struct Counter {
+    /// Whether the embedding serves as head; if not, a token reads but a row of it.
+    tied: bool,
     path: Vec<(String, String)>,
     costs: Costs,
 }
@@ -139,7 +139,9 @@ impl ModuleVisitor for Counter {
         let count = param.val().shape().num_elements();
         let (_, container) = self.path.last().map_or(("", ""), |(name, of)| (name, of));
         self.costs.parameters += count;
-        self.costs.bytes += bytes(count, param.val().dtype());
+        if self.tied || container != "Struct:Embedding" {
+            self.costs.bytes += bytes(count, param.val().dtype());
+        }
         if container == "Struct:Linear" && D == 2 {
             self.costs.flops[0] += 2 * count;
         }
@@ -228,8 +230,16 @@ impl Bench<'_> {
         self.bar.inc(1);
         self.bar.set_message(format!("{batch} rows after {context} tokens"));
         let start = if context == 0 { self.model.init_state(1, &self.device) } else { self.read(context)? };
+        let state_bytes = batch * start.bytes();
+        if let Some(available) = memory::available().filter(|_| self.args.device == DeviceChoice::Flex) {
+            ensure!(
+                state_bytes <= available / 2,
+                "the states of {batch} rows after {context} tokens take {} MB, {} MB are free; take a smaller --batch",
+                state_bytes / 1_000_000,
+                available / 1_000_000
+            );
+        }
         let start = start.fork(batch);
-        let state_bytes = start.bytes();
         let tokens = self.tokens(batch);
         // A state of constant size is also written.
         let cache = start.bytes_per_token() * context;
@@ -331,4 +341,29 @@ fn rate(tokens_per_second: f64) -> String {
 
 fn ratio(row: &Row) -> String {
     format!("{:.2} x", row.times.median / row.floor)
+}
+
+#[cfg(test)]
+mod tests {
+    use mamba_ssd::AttentionConfig;
+    use mamba_ssd::rope::RotaryConfig;
+    use mamba_ssd_models::LlamaConfig;
+
+    use super::*;
+
+    /// 31 words of width 24: read whole as a head, and not as an embedding alone.
+    #[test]
+    fn a_token_reads_every_weight_but_an_embedding_that_is_no_head() {
+        let attention = AttentionConfig::new(24, 4, 2, 6, RotaryConfig::new(6));
+        let linear = 2 * (2 * 24 * 24 + 2 * 24 * 12 + 3 * 24 * 40);
+        let norms = 2 * 2 * 24 + 24;
+        for tie_embeddings in [true, false] {
+            let config = LlamaConfig::transformer(31, 2, attention.clone(), 40);
+            let config = ModelConfig::Llama(LlamaConfig { tie_embeddings, ..config });
+            let costs = Costs::of(&config.init(&Device::flex()));
+            assert_eq!(costs.bytes, 4 * (linear + norms + 31 * 24), "{tie_embeddings}");
+            assert_eq!(costs.flops, [2 * linear, 2 * 31 * 24], "{tie_embeddings}");
+        }
+        assert_eq!(bytes(640, DType::BF16), 1280);
+    }
 }

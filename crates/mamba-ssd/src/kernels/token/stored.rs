@@ -112,9 +112,12 @@ impl Stored<f32> for Quantized<'_> {
 
     #[inline(always)]
     fn tile<const N: usize, const L: usize>(&self, row: usize, column: usize) -> [[f32; L]; N] {
-        let scales = self.scales(row, column);
+        let mut scales = self.scales(row, column);
         let mut tile = [[0.0; L]; N];
         for (i, piece) in tile.iter_mut().enumerate() {
+            if !self.down {
+                scales = self.scales(row + i, column);
+            }
             *piece = self.scaled(row + i, column, &scales);
         }
         tile
@@ -136,12 +139,13 @@ pub(crate) fn int8(block: [u8; 2]) -> QuantScheme {
         .per_block(block, ScaleDtype::F32)
 }
 
-/// Whether a dtype is one of [`int8`]'s.
+/// Whether a dtype is one of [`int8`]'s, with blocks as [`Quantized`] reads them.
 pub(crate) fn is_int8(dtype: DType) -> bool {
-    match dtype {
-        DType::QFloat(scheme) => scheme.block_size().is_some_and(|_| int8(sizes(&scheme)) == scheme),
-        _ => false,
-    }
+    let DType::QFloat(scheme) = dtype else { return false };
+    let [rows, columns] = sizes(&scheme);
+    let numbers = rows.max(columns);
+    let block = rows.min(columns) == 1 && numbers >= 16 && numbers.is_power_of_two();
+    block && int8([rows, columns]) == scheme
 }
 
 fn scheme_of(tensor: &FlexQTensor) -> QuantScheme {
