@@ -59,16 +59,22 @@ fn stored_weights_are_multiplied_as_what_they_stand_for() {
     };
     // Half a unit of bf16's 8 bits, or half a 127th of the largest of a block. 72 is no multiple of 16, so that is in bf16.
     const ROUNDING: f64 = 4e-3;
-    for (format, depth) in [(WeightFormat::Bf16, 192), (WeightFormat::Int8, 192), (WeightFormat::Int8, 72)] {
+    // 1,024 rows of 70 are more than a thread widens at a time.
+    for (format, depth) in [
+        (WeightFormat::Bf16, 1024),
+        (WeightFormat::Int8, 1024),
+        (WeightFormat::Int8, 192),
+        (WeightFormat::Int8, 72),
+    ] {
         let (linear, words) =
-            (LinearConfig::new(depth, 70).init(&device), EmbeddingConfig::new(30, depth).init(&device));
+            (LinearConfig::new(depth, 70).init(&device), EmbeddingConfig::new(80, depth).init(&device));
         let stored = format.store(linear.clone());
         let eye = Tensor::<2>::eye(depth, &device);
         let weight =
             project(&stored, eye.unsqueeze::<3>()) - stored.bias.as_ref().expect("a bias").val().unsqueeze();
         close(&values(weight.clone()), &values(linear.weight.val()), ROUNDING);
         let stored_words = format.store(words.clone());
-        let rows = embed(stored_words.weight.val(), Tensor::arange(0..30, &device).unsqueeze());
+        let rows = embed(stored_words.weight.val(), Tensor::arange(0..80, &device).unsqueeze());
         close(&values(rows.clone()), &values(words.weight.val()), ROUNDING);
 
         for batch in [1, 5, 29] {

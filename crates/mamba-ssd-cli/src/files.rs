@@ -58,7 +58,8 @@ pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
         fs::write(&temporary, contents.as_ref())?;
         fs::rename(&temporary, path)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    let written = write().inspect_err(|_| drop(fs::remove_file(&temporary)));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads a text file.

@@ -34,5 +34,9 @@ fn a_benchmark_holds_what_it_measures_against_what_is_possible() {
         folder.path(),
         &["MB are free; take a smaller --batch"],
     );
-    assert_refused(&["bench", "mamba9"], folder.path(), &["mamba9", "the name of a preset"]);
+    assert_refused(
+        &["bench", "mamba9"],
+        folder.path(),
+        &["mamba9 is neither a path nor the name of a preset", "llamba-1b"],
+    );
 }

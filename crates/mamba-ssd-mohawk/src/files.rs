@@ -15,7 +15,8 @@ pub(crate) fn replace(
     let mut name = path.as_os_str().to_os_string();
     name.push(".tmp");
     let temporary = Path::new(&name);
-    write_synced(temporary, write).map_err(MohawkError::io(temporary))?;
+    let written = write_synced(temporary, write);
+    written.inspect_err(|_| drop(fs::remove_file(temporary))).map_err(MohawkError::io(temporary))?;
     fs::rename(temporary, path).and_then(|()| sync_folder(path)).map_err(MohawkError::io(path))
 }
 

@@ -70,18 +70,28 @@ fn model(args: &BenchArgs, format: WeightFormat, device: &Device) -> Result<Mode
         check_memory(&config, format)?;
         return Ok(format.store(config.init(device)));
     }
-    let checkpoint = Checkpoint::open(&hub::local(&args.model)?)
-        .with_context(|| "a MODEL is a path, hf:OWNER/NAME, or the name of a preset (`inspect --preset`)")?;
-    Ok(checkpoint.load_stored(device, DType::F32, format)?)
+    let path = hub::local(&args.model)?;
+    ensure!(
+        path.exists(),
+        "{} is neither a path nor the name of a preset; there are the presets {}",
+        path.display(),
+        presets::PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ")
+    );
+    Ok(Checkpoint::open(&path)?.load_stored(device, DType::F32, format)?)
 }
 
-/// An error if random weights would not fit: they are drawn in f32 before they are stored.
+/// An error if random weights would not fit.
 fn check_memory(config: &ModelConfig, format: WeightFormat) -> Result<()> {
-    let bytes = config.n_params() * if format == WeightFormat::Full { 4 } else { 8 };
+    // One weight at a time is drawn in f32; scales are a sixteenth of the integers.
+    let bytes = match format {
+        WeightFormat::Full => 4 * config.n_params(),
+        WeightFormat::Bf16 => 2 * config.n_params(),
+        WeightFormat::Int8 => config.n_params() * 17 / 16,
+    };
     if let Some(available) = memory::available() {
         ensure!(
             bytes <= available,
-            "random weights of {} parameters take {} MB while they are made, {} MB are free; take a smaller model",
+            "random weights of {} parameters take {} MB, {} MB are free; take a smaller model or narrower --weights",
             thousands(config.n_params()),
             bytes / 1_000_000,
             available / 1_000_000
