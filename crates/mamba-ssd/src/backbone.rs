@@ -66,9 +66,13 @@ pub trait Backbone: Module {
 
     /// Logits `[b t v]` of tokens `[b t]`.
     fn forward(&self, tokens: Tensor<2, Int>, segments: Option<&Segments>) -> Tensor<3> {
+        self.head(self.hidden(tokens, segments))
+    }
+
+    /// What [`Backbone::head`] turns into logits, `[b t d]`: for when only some of them are wanted.
+    fn hidden(&self, tokens: Tensor<2, Int>, segments: Option<&Segments>) -> Tensor<3> {
         let embedded = self.embed(tokens);
-        let hidden = (0..self.n_layers()).fold(embedded, |hidden, layer| self.layer(layer, hidden, segments));
-        self.head(hidden)
+        (0..self.n_layers()).fold(embedded, |hidden, layer| self.layer(layer, hidden, segments))
     }
 
     /// The state before the first token.
@@ -84,7 +88,7 @@ pub trait Backbone: Module {
         (self.head(hidden), state)
     }
 
-    /// What [`Backbone::head`] turns into logits, `[b t d]`: for when only some of them are wanted.
+    /// [`Backbone::prefill`] without the head, `[b t d]`.
     fn prefill_hidden(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
         let mut hidden = self.embed(tokens);
         let mut layers = Vec::with_capacity(state.layers.len());

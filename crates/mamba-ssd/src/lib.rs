@@ -30,6 +30,7 @@
 //! input decides where everything runs. Letters are those of the papers: b batch, t length, h heads,
 //! p head dimension, g groups, n state size; see `docs/notation.md`.
 
+mod attend;
 mod backbone;
 mod capabilities;
 pub mod conv;
@@ -53,6 +54,7 @@ mod ssd;
 mod state;
 mod weights;
 
+pub use attend::causal_attention;
 pub use backbone::Backbone;
 pub use capabilities::{Capability, capabilities};
 pub use decoder::Decoder;

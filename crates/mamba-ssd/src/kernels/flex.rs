@@ -37,6 +37,7 @@ macro_rules! with_real {
         }
     };
 }
+pub(super) use with_real;
 
 impl SsdOps for Flex {
     fn ssd_forward(

@@ -3,8 +3,9 @@
 //! The tensor-op forms in [`crate::ssd`] and [`crate::conv`] run everywhere and stay as oracle and
 //! fallback. Here are the same maps with their gradients as single operations, plugged into burn as
 //! backend extensions on the Flex (CPU) backend and on every CubeCL backend: SSD, the convolution, the gate,
-//! the norms, the softmax and the rotation of attention, the losses over a vocabulary.
+//! the norms, attention and its parts, the losses over a vocabulary.
 
+mod attention;
 mod autodiff;
 mod autodiff_layers;
 #[cfg(feature = "cube")]
@@ -49,6 +50,7 @@ mod token;
 use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
+pub(crate) use attention::native_attention;
 #[cfg(feature = "cube")]
 pub(crate) use batched::native_batched;
 #[cfg(feature = "cube")]

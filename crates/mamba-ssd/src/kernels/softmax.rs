@@ -71,6 +71,24 @@ pub(super) fn softmax<R: Real>(scores: &[R], out: &mut [R]) {
     }
 }
 
+/// Softmax in place over the visible part of a row, 0 elsewhere; the log of the sum of exponentials.
+#[inline(always)]
+pub(super) fn softmax_with_log<R: Real>(row: &mut [R], visible: Range<usize>) -> R {
+    row[..visible.start].fill(R::default());
+    row[visible.end..].fill(R::default());
+    let row = &mut row[visible];
+    let max = largest(row);
+    for score in &mut *row {
+        *score = (*score - max).exp_in_lanes();
+    }
+    let sum = sum(row);
+    let scale = R::ONE / sum;
+    for p in row {
+        *p *= scale;
+    }
+    max + sum.ln()
+}
+
 #[inline(always)]
 fn largest<R: Real>(row: &[R]) -> R {
     let mut lanes = [row[0]; LANES];

@@ -19,10 +19,9 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
 use super::{CausalConv1d, KvCache, MatrixMixer, MixerState, Mixing};
-use crate::linear::batched;
+use crate::attend::{attention_from, kv_to_heads, scaled};
 use crate::rope::{RotaryConfig, rotate};
-use crate::softmax::softmax_from;
-use crate::{Segments, project};
+use crate::{Segments, causal_attention, project};
 
 /// Shapes of an [`Attention`].
 #[derive(Config, Debug)]
@@ -148,14 +147,22 @@ impl Attention {
         (split_heads(x, heads), Some(window))
     }
 
-    /// `[b t h d]` to rotated heads `[b h t d]`.
+    /// Heads `[b t h d]` at their positions.
     fn rotated(&self, heads: Tensor<4>, positions: Tensor<2, Int>) -> Tensor<4> {
-        rotate(heads, positions, &self.config.rotary).swap_dims(1, 2)
+        rotate(heads, positions, &self.config.rotary)
     }
 
-    /// Queries times the scale of their scores.
-    fn scaled(&self, q: Tensor<4>) -> Tensor<4> {
-        q * (self.config.head_dim as f64).powf(-0.5)
+    /// Rotated queries `[b t h d]` and keys `[b t kv d]` of whole sequences.
+    fn queries_and_keys(&self, u: Tensor<3>, segments: Option<&Segments>) -> [Tensor<4>; 2] {
+        let [_, t, _] = u.dims();
+        let positions = match segments {
+            Some(segments) => segments.positions(),
+            None => positions(0, t, &u.device()),
+        };
+        [Part::Q, Part::K].map(|part| {
+            let (heads, _) = self.part(part, u.clone(), None, segments);
+            self.rotated(heads, positions.clone())
+        })
     }
 
     /// Appends `u` to the cache and attends over it.
@@ -167,22 +174,23 @@ impl Attention {
             [Part::Q, Part::K, Part::V].map(|part| self.part(part, u.clone(), carried.as_ref(), None));
         let windows: Vec<_> = [q_window, k_window, v_window].into_iter().flatten().collect();
         let conv = (!windows.is_empty()).then(|| Tensor::cat(windows, 2));
-        let cache = cache.append(self.rotated(k, positions.clone()), v.swap_dims(1, 2));
-        let mixed = attend_over(&cache, self.scaled(self.rotated(q, positions)));
-        (self.output(mixed.swap_dims(1, 2), u, None), MixerState::Attention { cache, conv })
+        let k = self.rotated(k, positions.clone());
+        let cache = cache.append(k.swap_dims(1, 2), v.swap_dims(1, 2));
+        let mixed = attend_over(&cache, self.rotated(q, positions));
+        (self.output(mixed, u, None), MixerState::Attention { cache, conv })
     }
 }
 
-/// `softmax(q kᵀ) v` of the last t tokens, `[b h t d]` with q already scaled.
+/// Attention of the last t tokens, `q [b t h d]`, over a cache.
 fn attend_over(cache: &KvCache, q: Tensor<4>) -> Tensor<4> {
-    let [_, heads, t, _] = q.dims();
+    let [_, t, _, _] = q.dims();
     let first = cache.first_visible(t, &q.device());
     #[cfg(feature = "flex")]
     if t == 1 && crate::kernels::rows_are_independent(&q.device(), q.dtype()) {
-        return crate::kernels::attend_by_rows(q, cache, first);
+        return crate::kernels::attend_by_rows(scaled(q.swap_dims(1, 2)), cache, first).swap_dims(1, 2);
     }
-    let [keys, values] = [&cache.k, &cache.v].map(|cached| kv_to_heads(cached.clone(), heads));
-    batched(softmax_from(batched(q, keys.transpose()), first), values)
+    let [k, v] = [&cache.k, &cache.v].map(|cached| cached.clone().swap_dims(1, 2));
+    attention_from(q, k, v, first)
 }
 
 /// Positions `past .. past + t`, `[1 t]`.
@@ -190,20 +198,11 @@ fn positions(past: usize, t: usize, device: &Device) -> Tensor<2, Int> {
     Tensor::<1, Int>::arange(past as i64..(past + t) as i64, device).unsqueeze()
 }
 
-/// `[b kv t d]` to `[b h t d]`.
-fn kv_to_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
-    let [b, kv, t, d] = x.dims();
-    if kv == heads {
-        return x;
-    }
-    x.unsqueeze_dim::<5>(2).expand([b, kv, heads / kv, t, d]).reshape([b, heads, t, d])
-}
-
 impl MatrixMixer for Attention {
     fn forward(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<3> {
-        let m = self.mixing_matrix(u.clone(), segments);
-        let v = self.values(u.clone(), segments).swap_dims(1, 2);
-        self.output(batched(m, v).swap_dims(1, 2), u, segments)
+        let [q, k] = self.queries_and_keys(u.clone(), segments);
+        let (v, _) = self.part(Part::V, u.clone(), None, segments);
+        self.output(causal_attention(q, k, v, segments), u, segments)
     }
 
     fn values(&self, u: Tensor<3>, segments: Option<&Segments>) -> Tensor<4> {
@@ -212,14 +211,8 @@ impl MatrixMixer for Attention {
     }
 
     fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
-        let [_, t, _] = u.dims();
-        let positions = match segments {
-            Some(segments) => segments.positions(),
-            None => positions(0, t, &u.device()),
-        };
-        let [q, k] = [Part::Q, Part::K].map(|part| self.part(part, u.clone(), None, segments).0);
-        let [q, k] = [q, k].map(|heads| self.rotated(heads, positions.clone()));
-        Mixing::attention(self.scaled(q), kv_to_heads(k, self.config.n_heads), segments)
+        let [q, k] = self.queries_and_keys(u, segments).map(|heads| heads.swap_dims(1, 2));
+        Mixing::attention(scaled(q), kv_to_heads(k, self.config.n_heads), segments)
     }
 
     fn output(&self, mixed: Tensor<4>, _u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {

@@ -24,6 +24,9 @@ use super::tiles::{
 /// Most bytes of shared memory of a cube of which a multiprocessor of a current GPU runs two at a time.
 const HALF_OF_SHARED: usize = 113 * 1024;
 
+/// Numbers in sixteen bytes, an access to global memory.
+pub(super) const WIDE: usize = 8;
+
 /// What is compiled into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Blocks {
@@ -50,6 +53,27 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
+    /// Tiles of 64 rows, whose other side is padded to a multiple of 16.
+    pub fn new(n: usize) -> Self {
+        Self {
+            rows: 4,
+            n: n.next_multiple_of(16),
+            wide: WIDE,
+            pair: 2,
+            stages: 1,
+            ring: 1,
+            outputs: true,
+            save: false,
+            reverse: false,
+            emulated: false,
+        }
+    }
+
+    /// The same computed in shared memory, number by number.
+    pub fn emulated(self, rows: usize) -> Self {
+        Self { rows, wide: 1, pair: 1, emulated: true, ..self }
+    }
+
     /// Tokens of a chunk, and rows of a tile of the state.
     pub fn chunk(&self) -> usize {
         16 * self.rows

@@ -1,4 +1,4 @@
-//! SSD on every CubeCL backend: wgpu, Vulkan, CUDA, ROCm, Metal.
+//! SSD on every CubeCL backend: wgpu, Vulkan, CUDA, ROCm, Metal; attention where there are tensor cores.
 //!
 //! The portable kernel is the recurrence with the state in registers ([`walk`]); its reverse pass is the
 //! same map three more times ([`backward`]). Where a device multiplies matrices in the dtype of `x`, the
@@ -8,6 +8,7 @@
 #![allow(clippy::too_many_arguments, reason = "kernels take their arrays one by one")]
 #![allow(clippy::needless_range_loop, reason = "kernels have no iterators over arrays")]
 
+mod attention;
 mod backward;
 mod chunks;
 mod decay;
@@ -31,6 +32,7 @@ use cubecl::client::Client;
 use super::ops::SsdOps;
 use map::Map;
 
+pub(super) use attention::fits as attention_fits;
 pub(super) use layers::step_fits;
 #[cfg(feature = "cuda")]
 pub(super) use layers::sum_of_parts;

@@ -12,13 +12,10 @@ use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-use super::chunks::{Blocks, ChunkSizesLaunch, chunks};
+use super::chunks::{Blocks, ChunkSizesLaunch, WIDE, chunks};
 use super::gradients::gradients;
 use super::groups::add_up;
 use super::map::{Gradients, Map};
-
-/// Numbers in sixteen bytes, an access to global memory.
-const WIDE: usize = 8;
 
 thread_local! {
     static EMULATED: Cell<Option<usize>> = const { Cell::new(None) };
@@ -42,32 +39,29 @@ pub fn emulate_tensor_cores<R>(rows: usize, run: impl FnOnce() -> R) -> R {
 
 /// The blocks that fit the map, where the device multiplies in its dtype.
 pub(super) fn plan(map: &Map) -> Option<Blocks> {
-    let real = blocks(map.n);
-    if let Some(rows) = EMULATED.get() {
-        return Some(Blocks { rows, wide: 1, pair: 1, emulated: true, ..real });
+    let real = Blocks::new(map.n);
+    if let Some(rows) = emulated_rows() {
+        return Some(real.emulated(rows));
     }
     let aligned = map.p.is_multiple_of(WIDE) && map.n.is_multiple_of(WIDE);
     (aligned && able(&map.x.client, map.x.dtype, map.n)).then_some(real)
 }
 
-fn blocks(n: usize) -> Blocks {
-    Blocks {
-        rows: 4,
-        n: n.next_multiple_of(16),
-        wide: WIDE,
-        pair: 2,
-        stages: 1,
-        ring: 1,
-        outputs: true,
-        save: false,
-        reverse: false,
-        emulated: false,
-    }
+/// Sixteens of tokens in a chunk of the emulation, if it runs.
+pub(super) fn emulated_rows() -> Option<usize> {
+    EMULATED.get()
 }
 
-/// Whether a device has the instructions, for states of size `n`: those of CUDA for now, copies ahead among them.
+/// Whether SSD runs on the device's tensor cores, for states of size `n`.
 pub(super) fn able(client: &Client, dtype: DType, n: usize) -> bool {
-    let (properties, blocks) = (client.properties(), blocks(n));
+    let blocks = Blocks::new(n);
+    multiplies(client, dtype, blocks.units(), blocks.gradients_bytes())
+}
+
+/// Whether a device has the instructions, for cubes of `units` units with `bytes` of shared memory: those of CUDA for
+/// now, copies ahead among them.
+pub(super) fn multiplies(client: &Client, dtype: DType, units: usize, bytes: usize) -> bool {
+    let properties = client.properties();
     let element = dtype_to_storage_type(dtype);
     let instruction = MmaConfig {
         a_type: element,
@@ -82,8 +76,8 @@ pub(super) fn able(client: &Client, dtype: DType, n: usize) -> bool {
         && properties.features.memory_reinterpret
         && properties.features.matmul.mma.contains(&instruction)
         && properties.features.matmul.ldmatrix.contains(&element)
-        && properties.hardware.max_shared_memory_size >= blocks.gradients_bytes()
-        && properties.hardware.max_units_per_cube as usize >= blocks.units()
+        && properties.hardware.max_shared_memory_size >= bytes
+        && properties.hardware.max_units_per_cube as usize >= units
 }
 
 /// Outputs and final state.

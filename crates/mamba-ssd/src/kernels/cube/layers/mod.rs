@@ -55,7 +55,7 @@ fn wide(row: usize) -> usize {
 }
 
 /// A contiguous array beside `like`.
-fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+pub(super) fn empty(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let shape = shape.into();
     let count = shape.num_elements();
     assert!(

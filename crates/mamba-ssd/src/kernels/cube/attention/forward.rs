@@ -1,0 +1,127 @@
+//! Outputs: a cube for every head and tile of tokens, over the columns that the tile sees.
+//!
+//! The maximum of a row's scores and the sum of their exponentials are carried from tile to tile of columns, and what
+//! was added up is scaled whenever the maximum grows (Milakov and Gimelshein 2018; FlashAttention, algorithm 1).
+
+use cubecl::prelude::*;
+
+use super::tile::{
+    Fold, LEAST, Sizes, block_of, first_of, hide, late_first, over_quad, power_of_two, powers, scale_all,
+    spot, visible,
+};
+use crate::kernels::cube::chunks::Blocks;
+use crate::kernels::cube::mma::{One, Row, as_a, times_columns, zeros};
+use crate::kernels::cube::tiles::{arrive, fetch, flush, put_rows, scale_rows, sync_rows};
+
+#[cube(launch)]
+pub(super) fn attend<E: Float, W: Size, O: Size, I: Int>(
+    q: &[Vector<E, W>],       // b t h d, in strides
+    k: &[Vector<E, W>],       // b s kv d, in strides
+    v: &[Vector<E, W>],       // b s kv d, in strides
+    first: &[I],              // b t
+    out: &mut [Vector<E, W>], // b t h d
+    logs: &mut [f32],         // b h t
+    sizes: Sizes,
+    #[comptime] blocks: Blocks,
+    #[define(E)] _dtype: ElemType,
+    #[define(I)] _index: ElemType,
+) {
+    let (size, tile, ns) = comptime!((blocks.chunk(), blocks.n_tile(), blocks.n_stride()));
+    let (depth, n_tiles, rows) = comptime!((blocks.n / 16, blocks.n_tiles(), blocks.rows));
+    let token = late_first(CUBE_POS_Y as usize, CUBE_COUNT_Y as usize) * size;
+    let spot = spot(sizes.heads, sizes.heads / sizes.kv, token, sizes.t);
+    let mut qs = Shared::<[One<E>]>::new_aligned_slice(tile, 16usize);
+    let mut ks = Shared::<[One<E>]>::new_aligned_slice(comptime!(2 * tile), 16usize);
+    let mut vs = Shared::<[One<E>]>::new_aligned_slice(comptime!(2 * tile), 16usize);
+    let mut scratch = Shared::<[f32]>::new_slice(comptime!(blocks.scratch()));
+
+    let start = first_of::<I>(first, spot.batch, token, &sizes);
+    let inner = first_of::<I>(first, spot.batch, token + size - 1, &sizes);
+    let end = min(sizes.past() + token + size, sizes.s);
+    let count = (end - start).div_ceil(size);
+    let own = 16 * spot.block + spot.g;
+    let may = visible::<I>(first, token + own, &spot, &sizes);
+
+    let queries = sizes.tile(&sizes.q, sizes.t, spot.batch, token, spot.head);
+    fetch::<E, W>(&mut qs, 0usize, q, &queries, blocks.n, ns, blocks);
+    let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, start, spot.group);
+    fetch::<E, W>(&mut ks, 0usize, k, &keys, blocks.n, ns, blocks);
+    let values = sizes.tile(&sizes.v, sizes.s, spot.batch, start, spot.group);
+    fetch::<E, W>(&mut vs, 0usize, v, &values, blocks.n, ns, blocks);
+    arrive(blocks);
+    sync_cube();
+    let queries = Row::<E>::new(&qs, 0usize, spot.block, depth, ns, blocks);
+
+    let scale = sizes.scale();
+    let mut sums = zeros(comptime!(2 * n_tiles));
+    let (mut upper_top, mut lower_top) = (f32::new(LEAST), f32::new(LEAST));
+    let (mut upper_sum, mut lower_sum) = (f32::new(0.0), f32::new(0.0));
+    for index in 0..count {
+        let column = start + index * size;
+        let at = index % 2 * tile;
+        if index > 0 {
+            arrive(blocks);
+            sync_cube();
+        }
+        if index + 1 < count {
+            let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, column + size, spot.group);
+            fetch::<E, W>(&mut ks, tile - at, k, &keys, blocks.n, ns, blocks);
+            let values = sizes.tile(&sizes.v, sizes.s, spot.batch, column + size, spot.group);
+            fetch::<E, W>(&mut vs, tile - at, v, &values, blocks.n, ns, blocks);
+        }
+        let mut scores = zeros(comptime!(4 * rows));
+        queries.times_rows(&qs, &ks, at, &mut scores, rows, ns, &mut scratch, blocks);
+        scale_all(&mut scores, scale, comptime!(4 * rows));
+        if column < inner || column + size > sizes.past() + token + 1 {
+            hide(&mut scores, column, &may, &spot, blocks);
+        }
+
+        let (mut upper, mut lower) = (upper_top, lower_top);
+        #[unroll]
+        for i in 0..comptime!(2 * rows) {
+            let (one, other) = (scores[comptime!(2 * i)], scores[comptime!(2 * i + 1)]);
+            upper = max(upper, max(one.extract(0usize), one.extract(1usize)));
+            lower = max(lower, max(other.extract(0usize), other.extract(1usize)));
+        }
+        let (upper, lower) = over_quad(upper, lower, &mut scratch, &spot, comptime!(Fold::Largest), blocks);
+        let (upper_scale, lower_scale) =
+            (power_of_two(upper_top - upper, blocks), power_of_two(lower_top - lower, blocks));
+        upper_top = upper;
+        lower_top = lower;
+        powers(&mut scores, upper, lower, blocks);
+        upper_sum *= upper_scale;
+        lower_sum *= lower_scale;
+        #[unroll]
+        for i in 0..comptime!(2 * rows) {
+            let (one, other) = (scores[comptime!(2 * i)], scores[comptime!(2 * i + 1)]);
+            upper_sum += one.extract(0usize) + one.extract(1usize);
+            lower_sum += other.extract(0usize) + other.extract(1usize);
+        }
+        scale_rows(&mut sums, upper_scale, lower_scale, n_tiles);
+        #[unroll]
+        for j in 0..rows {
+            let left = as_a::<E>(&block_of(&scores, j));
+            times_columns::<E>(&left, &vs, at, comptime!(16 * j), &mut sums, depth, ns, &mut scratch, blocks);
+        }
+    }
+
+    let (upper_sum, lower_sum) =
+        over_quad(upper_sum, lower_sum, &mut scratch, &spot, comptime!(Fold::Sum), blocks);
+    scale_rows(&mut sums, f32::new(1.0) / upper_sum, f32::new(1.0) / lower_sum, n_tiles);
+    if spot.i == 0 {
+        let row = (spot.batch * sizes.heads + spot.head) * sizes.t + token + own;
+        let to_natural = f32::new(core::f32::consts::LN_2);
+        if token + own < sizes.t {
+            logs[row] = upper_top * to_natural + upper_sum.ln();
+        }
+        if token + own + 8 < sizes.t {
+            logs[row + 8] = lower_top * to_natural + lower_sum.ln();
+        }
+    }
+    put_rows::<E, O>(&sums, &mut qs, 0usize, &spot, n_tiles, ns, blocks);
+    sync_rows(blocks);
+    let strides = sizes.contiguous(sizes.t, sizes.heads);
+    let target = sizes.tile(&strides, sizes.t, spot.batch, token, spot.head);
+    let (lane, row) = (UNIT_POS as usize % 32, 16 * spot.block);
+    flush::<E, W>(&qs, 0usize, out, &target, 16usize, row, lane, 32usize, blocks.n, ns, blocks);
+}

@@ -1,0 +1,186 @@
+//! Softmax attention on tensor cores, a tile of 64 tokens by 64 columns at a time.
+//!
+//! Forward ([`forward`]) and the gradient of the queries ([`queries`]) walk over the columns that a tile of tokens
+//! sees; the gradients of keys and values ([`keys`]) walk over the tokens, of all query heads, that see a tile of
+//! columns. Every result is written by one cube, so there are no atomics. Products take their factors in the dtype of
+//! q and add up in f32.
+
+mod forward;
+mod keys;
+mod queries;
+mod tile;
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::client::Client;
+use cubecl::prelude::*;
+
+use super::chunks::{Blocks, WIDE};
+use super::layers::empty;
+use super::tensor_cores::{emulated_rows, multiplies};
+use crate::kernels::attention::AttentionOps;
+use tile::{SizesLaunch, StridesLaunch};
+
+/// The widest head.
+const WIDEST: usize = 128;
+
+/// Whether the kernels take heads of `d` numbers in `dtype`.
+pub(in crate::kernels) fn fits(client: &Client, dtype: DType, d: usize) -> bool {
+    let blocks = blocks(d);
+    let able = || multiplies(client, dtype, blocks.units(), bytes(&blocks));
+    blocks.emulated || d.is_multiple_of(WIDE) && d <= WIDEST && able()
+}
+
+fn blocks(d: usize) -> Blocks {
+    let real = Blocks::new(d);
+    emulated_rows().map_or(real, |rows| real.emulated(rows))
+}
+
+/// Bytes of shared memory of the kernel that needs most.
+fn bytes(blocks: &Blocks) -> usize {
+    2 * 6 * blocks.n_tile() + 4 * 6 * blocks.chunk() + 4
+}
+
+/// Queries, keys, values and first columns, and their sizes.
+struct Inputs {
+    q: CubeTensor,
+    k: CubeTensor,
+    v: CubeTensor,
+    first: CubeTensor,
+    b: usize,
+    t: usize,
+    h: usize,
+    s: usize,
+    kv: usize,
+    d: usize,
+    blocks: Blocks,
+}
+
+impl Inputs {
+    fn new([q, k, v]: [CubeTensor; 3], first: CubeTensor) -> Self {
+        let [b, t, h, d] = q.shape().dims();
+        let [_, s, kv, _] = k.shape().dims();
+        let blocks = blocks(d);
+        let [q, k, v] = [q, k, v].map(|tensor| in_rows(tensor, blocks.wide));
+        Self { q, k, v, first: into_contiguous(first), b, t, h, s, kv, d, blocks }
+    }
+
+    fn sizes(&self) -> SizesLaunch {
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|tensor| {
+            let strides = tensor.meta.strides();
+            StridesLaunch::new(strides[0], strides[1], strides[2])
+        });
+        SizesLaunch::new(self.t, self.s, self.h, self.kv, self.d, q, k, v)
+    }
+
+    /// A cube for every head and tile of `length`.
+    fn count(&self, heads: usize, length: usize) -> CubeCount {
+        CubeCount::Static((self.b * heads) as u32, length.div_ceil(self.blocks.chunk()) as u32, 1)
+    }
+
+    fn dim(&self) -> CubeDim {
+        CubeDim::new_1d(self.blocks.units() as u32)
+    }
+}
+
+/// A tensor `[.. .. .. d]` whose rows can be read `wide` numbers at a time: a view stays as it is where they can.
+fn in_rows(tensor: CubeTensor, wide: usize) -> CubeTensor {
+    let strides = tensor.meta.strides();
+    let readable = strides[3] == 1 && strides[..3].iter().all(|stride| stride.is_multiple_of(wide));
+    if readable { tensor } else { into_contiguous(tensor) }
+}
+
+impl AttentionOps for CubeBackend {
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = Inputs::new([q, k, v], first);
+        let out = empty(&inputs.q, inputs.q.shape(), inputs.q.dtype);
+        let logs = empty(&inputs.q, [inputs.b, inputs.h, inputs.t], DType::F32);
+        forward::attend::launch(
+            &out.client,
+            inputs.count(inputs.h, inputs.t),
+            inputs.dim(),
+            inputs.blocks.wide,
+            inputs.blocks.pair,
+            inputs.q.clone().into_buffer_arg(),
+            inputs.k.clone().into_buffer_arg(),
+            inputs.v.clone().into_buffer_arg(),
+            inputs.first.clone().into_buffer_arg(),
+            out.clone().into_buffer_arg(),
+            logs.clone().into_buffer_arg(),
+            inputs.sizes(),
+            inputs.blocks,
+            dtype_to_storage_type(inputs.q.dtype),
+            dtype_to_storage_type(inputs.first.dtype),
+        );
+        (out, logs)
+    }
+
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+        out: FloatTensor<Self>,
+        logs: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs = Inputs::new([q, k, v], first);
+        let [out, logs, grad] = [out, logs, grad].map(into_contiguous);
+        let Inputs { b, t, h, s, kv, d, blocks, .. } = inputs;
+        let (dtype, index) = (dtype_to_storage_type(grad.dtype), dtype_to_storage_type(inputs.first.dtype));
+        let deltas = empty(&grad, [b, h, t], DType::F32);
+        let dq = empty(&grad, grad.shape(), grad.dtype);
+        queries::queries::launch(
+            &grad.client,
+            inputs.count(h, t),
+            inputs.dim(),
+            blocks.wide,
+            blocks.pair,
+            inputs.q.clone().into_buffer_arg(),
+            inputs.k.clone().into_buffer_arg(),
+            inputs.v.clone().into_buffer_arg(),
+            inputs.first.clone().into_buffer_arg(),
+            out.into_buffer_arg(),
+            logs.clone().into_buffer_arg(),
+            grad.clone().into_buffer_arg(),
+            dq.clone().into_buffer_arg(),
+            deltas.clone().into_buffer_arg(),
+            inputs.sizes(),
+            blocks,
+            dtype,
+            index,
+        );
+        let [dk, dv] = [(); 2].map(|()| empty(&grad, [b, s, kv, d], grad.dtype));
+        keys::keys::launch(
+            &dq.client,
+            inputs.count(kv, s),
+            inputs.dim(),
+            blocks.wide,
+            blocks.pair,
+            inputs.q.clone().into_buffer_arg(),
+            inputs.k.clone().into_buffer_arg(),
+            inputs.v.clone().into_buffer_arg(),
+            inputs.first.clone().into_buffer_arg(),
+            logs.into_buffer_arg(),
+            deltas.into_buffer_arg(),
+            grad.into_buffer_arg(),
+            dk.clone().into_buffer_arg(),
+            dv.clone().into_buffer_arg(),
+            inputs.sizes(),
+            blocks,
+            dtype,
+            index,
+        );
+        (dq, dk, dv)
+    }
+}
