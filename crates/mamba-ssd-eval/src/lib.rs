@@ -1,16 +1,29 @@
-//! How good a language model is: perplexity of texts, and problems whose answers can be checked.
+//! How good a language model is.
 //!
-//! - [`perplexity()`]: token perplexity of documents under any [`Backbone`](mamba_ssd::Backbone).
+//! - [`perplexity()`] and [`windows`]: token perplexity of documents under any [`Backbone`](mamba_ssd::Backbone), bits a byte.
+//! - [`items`]: multiple choice and greedy continuation by log-likelihood, as lm-evaluation-harness counts them.
+//! - [`Recall`]: copying, associative recall and needles at any length.
+//! - [`agreement()`]: divergence and likeliest tokens of a student beside its teacher.
+//! - [`standard_error`]: of any of them, by bootstrap.
 //! - [`problems`]: seeded arithmetic word problems with worked solutions, in two disjoint splits.
 //! - [`grade`]: reads the answer out of what a model wrote.
 //! - [`answer_accuracy`]: the share of problems solved by whatever writes the answers.
 //!
-//! This crate knows no model, no file and no tokenizer: tokens and closures come in, numbers go out.
+//! This crate knows no model, no file and no tokenizer: tokens, lines and closures come in, numbers go out.
 
 mod accuracy;
+mod agreement;
+mod bootstrap;
 pub mod grade;
+pub mod items;
 mod perplexity;
 pub mod problems;
+mod recall;
+mod score;
 
 pub use accuracy::{AccuracyReport, answer_accuracy};
-pub use perplexity::perplexity;
+pub use agreement::{Agreement, agreement};
+pub use bootstrap::standard_error;
+pub use perplexity::{Surprise, perplexity, windows};
+pub use recall::{RECALLS, Recall};
+pub use score::{Score, Scored, score};

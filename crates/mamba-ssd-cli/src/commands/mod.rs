@@ -5,6 +5,7 @@ pub mod compare;
 pub mod convert;
 pub mod distill;
 pub mod doctor;
+pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod warm_up;

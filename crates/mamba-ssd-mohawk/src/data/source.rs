@@ -1,7 +1,12 @@
-//! Documents from files: JSONL, one object a line, or plain text, one document a paragraph block.
+//! Documents from files: JSONL, one object a line, or plain text, one document a paragraph block; as they are or
+//! compressed.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::StreamingDecoder;
 
 use super::Document;
 use crate::error::MohawkError;
@@ -35,16 +40,37 @@ impl Text {
     }
 }
 
+/// A file, decompressed if its name ends in `.gz` or `.zst`.
+///
+/// # Errors
+///
+/// If the file cannot be read, or is not what its name says.
+pub fn open_compressed(path: &Path) -> Result<Box<dyn Read>, MohawkError> {
+    let file = BufReader::new(File::open(path).map_err(MohawkError::io(path))?);
+    let end = path.extension().unwrap_or_default();
+    Ok(if end == "gz" {
+        Box::new(MultiGzDecoder::new(file))
+    } else if end == "zst" {
+        let damaged = |error| MohawkError::io(path)(io::Error::other(format!("no zstd stream: {error}")));
+        Box::new(StreamingDecoder::new(file).map_err(damaged)?)
+    } else {
+        Box::new(file)
+    })
+}
+
 /// Reads documents from `path`: a `.jsonl` file has one JSON object a line with the text under
-/// `field`, in any other file documents are separated by blank lines.
+/// `field`, in any other file documents are separated by blank lines. Either may end in `.gz` or `.zst`.
 ///
 /// # Errors
 ///
 /// If the file cannot be read, a line is no JSON object with a string under `field`, or there is
 /// no text at all.
 pub fn read_texts(path: &Path, field: &str, marker: Option<&str>) -> Result<Vec<Text>, MohawkError> {
-    let content = fs::read_to_string(path).map_err(MohawkError::io(path))?;
-    let is_jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
+    let mut content = String::new();
+    open_compressed(path)?.read_to_string(&mut content).map_err(MohawkError::io(path))?;
+    let compressed = path.extension().is_some_and(|end| end == "gz" || end == "zst");
+    let name = if compressed { path.file_stem().map(Path::new).unwrap_or(path) } else { path };
+    let is_jsonl = name.extension().is_some_and(|end| end == "jsonl");
     let texts: Vec<String> = if is_jsonl {
         parse_jsonl(path, &content, field)?
     } else {

