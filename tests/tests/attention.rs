@@ -4,7 +4,7 @@
 
 use burn::tensor::{DType, Tensor};
 use mamba_ssd::{Segments, causal_attention};
-use mamba_ssd_tests::device::{device, dtypes};
+use mamba_ssd_tests::device::{backend, device, dtypes};
 use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
@@ -133,10 +133,11 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// In f32 there are no kernels on CUDA, and burn's products are tuned there for minutes.
 #[cfg(not(feature = "wgpu"))]
 #[test]
 fn attention_and_its_gradients_equal_plain_loops() {
-    for dtype in dtypes() {
+    for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
         cases().iter().for_each(|case| case.assert_equals_loops(dtype));
     }
 }

@@ -105,7 +105,7 @@ impl From<ComputeType> for FloatDType {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataRecipe {
-    /// A `.jsonl` or text file; absent: documents of the bundled generator.
+    /// A `.jsonl` or text file, as it is or compressed (`.gz`, `.zst`); absent: documents of the bundled generator.
     pub path: Option<PathBuf>,
     /// The JSON field that holds the text.
     pub field: String,
@@ -138,9 +138,11 @@ impl Default for CheckpointRecipe {
 }
 
 /// How much teacher and student are examined; what it means is up to the program that does it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalRecipe {
+    /// A file of held-out documents; absent: the last documents of the data.
+    pub path: Option<PathBuf>,
     /// Held-out documents for perplexity.
     pub documents: usize,
     /// Held-out problems to solve.
@@ -151,7 +153,7 @@ pub struct EvalRecipe {
 
 impl Default for EvalRecipe {
     fn default() -> Self {
-        Self { documents: 256, problems: 200, max_new_tokens: 160 }
+        Self { path: None, documents: 256, problems: 200, max_new_tokens: 160 }
     }
 }
 

@@ -7,6 +7,7 @@ use mamba_ssd_eval::problems::{Problem, Split, problem};
 use mamba_ssd_models::{ModelError, Tokenizer};
 use mamba_ssd_mohawk::Recipe;
 use mamba_ssd_mohawk::data::{Dataset, Document, Text, read_texts};
+use rayon::prelude::*;
 
 /// One held-out text in so many, at most, when a file has to serve for both.
 const HELD_OUT_SHARE: usize = 10;
@@ -33,9 +34,9 @@ impl Corpus {
             None => generated(recipe),
         };
         let documents: Result<Vec<Document>, ModelError> =
-            training.iter().map(|text| document(text, tokenizer)).collect();
+            training.par_iter().map(|text| document(text, tokenizer)).collect();
         let held_out: Result<Vec<Vec<u32>>, ModelError> =
-            held_out.iter().map(|text| closed(text, tokenizer, eos)).collect();
+            held_out.par_iter().map(|text| closed(text, tokenizer, eos)).collect();
         Ok(Self { training: Dataset::from_documents(documents?, eos)?, held_out: held_out?, problems })
     }
 }
@@ -45,6 +46,11 @@ type Texts = (Vec<Text>, Vec<Text>, Vec<Problem>);
 fn from_file(recipe: &Recipe, path: &Path) -> Result<Texts> {
     let data = &recipe.data;
     let mut training = read_texts(path, &data.field, data.prompt_marker.as_deref())?;
+    if let Some(path) = &recipe.eval.path {
+        let mut held_out = read_texts(path, &data.field, None)?;
+        held_out.truncate(recipe.eval.documents);
+        return Ok((training, held_out, Vec::new()));
+    }
     ensure!(
         training.len() > 1,
         "data: {} holds one document, expected at least two: one to learn from and one to be examined on",
