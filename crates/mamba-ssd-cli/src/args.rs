@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, FloatDType};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mamba_ssd::{JunctionKind, WeightFormat};
 
@@ -374,13 +374,19 @@ pub enum DTypeArg {
     F16,
 }
 
-impl From<DTypeArg> for DType {
+impl From<DTypeArg> for FloatDType {
     fn from(dtype: DTypeArg) -> Self {
         match dtype {
             DTypeArg::F32 => Self::F32,
             DTypeArg::Bf16 => Self::BF16,
             DTypeArg::F16 => Self::F16,
         }
+    }
+}
+
+impl From<DTypeArg> for DType {
+    fn from(dtype: DTypeArg) -> Self {
+        FloatDType::from(dtype).into()
     }
 }
 

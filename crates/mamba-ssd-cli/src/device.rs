@@ -4,8 +4,8 @@ use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
-use burn::tensor::{Device, Tensor};
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 /// A device as named on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +59,24 @@ impl DeviceChoice {
     /// # Errors
     /// When it is not compiled in, or there is no such hardware or driver.
     pub fn open(self) -> Result<Device> {
-        let Some(device) = self.device() else {
+        self.open_in(FloatDType::F32)
+    }
+
+    /// The same where new tensors are in a float type. That cannot change once the device has computed anything.
+    ///
+    /// # Errors
+    /// As there, or when the device does not know the type.
+    pub fn open_in(self, dtype: FloatDType) -> Result<Device> {
+        let Some(mut device) = self.device() else {
             bail!(
                 "this program was built without {feature}; build it with `--features {feature}` or choose another --device",
                 feature = self.feature()
             );
         };
+        if dtype != FloatDType::F32 {
+            ensure!(self != Self::Flex, "{dtype:?} is for GPUs; take f32, or another --device");
+            device.configure(dtype).with_context(|| format!("device {self} in {dtype:?}"))?;
+        }
         match probe(&device) {
             Ok(()) => Ok(device),
             Err(why) => bail!("device {self} does not work: {why}; `mamba-ssd doctor` shows those that do"),
@@ -76,7 +88,7 @@ impl DeviceChoice {
 pub fn probe(device: &Device) -> std::result::Result<(), String> {
     let device = device.clone();
     let product = quietly(move || {
-        Tensor::<1>::from_floats([2.0], &device).mul_scalar(3.0).into_data().try_to_vec::<f32>()
+        Tensor::<1>::from_floats([2.0], &device).mul_scalar(3.0).into_data_as::<f32>().try_to_vec::<f32>()
     });
     match product {
         Ok(Ok(values)) if values == [6.0] => Ok(()),

@@ -100,7 +100,7 @@ fn what_cannot_be_examined_is_refused() {
     refused(&["--recall", "16", "--agreement"], &["--texts, which is not given"]);
     fs::write(folder.path().join("text.txt"), "a b c").expect("a file");
     refused(&["--texts", "text.txt", "--window", "8", "--stride", "9"], &["--stride is 9"]);
-    refused(&["--texts", "text.txt", "--dtype", "bf16"], &["--dtype", "for GPUs"]);
+    refused(&["--texts", "text.txt", "--dtype", "bf16"], &["BF16 is for GPUs", "another --device"]);
     fs::write(folder.path().join("text.jsonl.zst"), "no zstd").expect("a file");
     refused(&["--texts", "text.jsonl.zst"], &["text.jsonl.zst", "no zstd stream"]);
 }

@@ -177,7 +177,7 @@ impl<'a> Start<'a> {
         let groups = self.config.groups();
         let x = expand(v, n_kv_heads, n_heads);
         let b = pad(expand(k, n_kv_heads, groups), groups, pad_b);
-        let q = q * (head_dim as f64).powf(-0.5);
+        let q = q * (self.plan.query_scale * (head_dim as f64).powf(-0.5));
         let c = pad(expand(q, n_heads, groups), groups, pad_c);
         [x, b, c]
     }

@@ -96,7 +96,7 @@ impl KeptHeads {
 }
 
 /// A conversion of a whole model.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConversionPlan {
     /// The layers that change.
@@ -113,6 +113,9 @@ pub struct ConversionPlan {
     /// Whether the mixers' projections have biases. Only then can a decay start anywhere but at 1/2:
     /// the heads' spans are spread from 8 to 256 tokens.
     pub bias: bool,
+    /// What C is multiplied by where it starts as the teacher's queries, beyond 1/√head_dim; 1 when absent. Scores that
+    /// a softmax would normalise add up to large numbers without one.
+    pub query_scale: Option<f64>,
     /// Seed of the random weights. Every layer draws from a stream of its own.
     pub seed: u64,
     /// Attention heads that stay, beside mixers with all heads; without it the mixers stand alone.
@@ -120,7 +123,7 @@ pub struct ConversionPlan {
 }
 
 /// The conversion of one layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerPlan {
     /// Index of the layer.
     pub layer: usize,
@@ -128,6 +131,8 @@ pub struct LayerPlan {
     pub n_layers: usize,
     /// Where the weights start.
     pub init: Init,
+    /// What queries are multiplied by, beyond 1/√head_dim.
+    pub query_scale: f64,
     /// Seed of the random weights.
     pub seed: u64,
 }
@@ -187,7 +192,8 @@ impl ConversionPlan {
         attention: &Attention,
         norm: Option<Tensor<1>>,
     ) -> Result<(Mixer, LayerReport), ConvertError> {
-        let plan = LayerPlan { layer, n_layers, init: self.init, seed: self.seed };
+        let query_scale = self.query_scale.unwrap_or(1.0);
+        let plan = LayerPlan { layer, n_layers, init: self.init, query_scale, seed: self.seed };
         let config = self.mixer_config(attention.config());
         match &self.kept {
             None => attention_to_discrete_mamba2(attention, &config, plan)

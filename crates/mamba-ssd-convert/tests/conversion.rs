@@ -24,7 +24,7 @@ fn attention(heads: usize, kv_heads: usize, head_dim: usize, biases: bool) -> At
 }
 
 fn plan(init: Init) -> LayerPlan {
-    LayerPlan { layer: 0, n_layers: 4, init, seed: 5 }
+    LayerPlan { layer: 0, n_layers: 4, init, query_scale: 1.0, seed: 5 }
 }
 
 fn convert(

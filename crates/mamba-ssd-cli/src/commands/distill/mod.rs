@@ -11,14 +11,13 @@ mod watch;
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use burn::tensor::FloatDType;
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::{Distillation, Outcome, preflight};
 
 use crate::args::DistillArgs;
 use crate::console::{say, thousands};
-use crate::device::DeviceChoice;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::language_model::LanguageModel;
 use corpus::Corpus;
@@ -65,14 +64,8 @@ impl Session {
         let started = Instant::now();
         let folder = RunFolder::open(args)?;
         let recipe = &folder.recipe;
-        let mut device = args.device.open()?;
         let dtype = FloatDType::from(recipe.dtype);
-        ensure!(
-            dtype == FloatDType::F32 || args.device != DeviceChoice::Flex,
-            "dtype = \"{dtype:?}\" is for GPUs; leave it out of the recipe, or take another --device"
-        );
-        device.configure(dtype).context("the device's float type")?;
-        let device = device.autodiff();
+        let device = args.device.open_in(dtype)?.autodiff();
         let teacher = match &recipe.teacher {
             Some(dir) => LanguageModel::load_in(dir, &device, dtype.into())?,
             None => LanguageModel::bundled(&device)?,

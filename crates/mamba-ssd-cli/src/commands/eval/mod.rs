@@ -19,7 +19,6 @@ use serde::Serialize;
 
 use crate::args::EvalArgs;
 use crate::console::say;
-use crate::device::DeviceChoice;
 use crate::language_model::LanguageModel;
 use crate::{files, hub};
 use cache::Cache;
@@ -98,8 +97,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let tasks = tasks::read(args)?;
     let texts = args.texts.as_deref().map(|path| Texts::read(path, args)).transpose()?;
     let cache = args.cache.as_deref().map(Cache::open).transpose()?;
-    let device = args.device.open()?;
     let dtype = DType::from(args.dtype);
+    let device = args.device.open_in(args.dtype.into())?;
     let mut candidates = Vec::new();
     for path in &args.models {
         let path = hub::local(path)?;
@@ -130,11 +129,6 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 }
 
 fn check(args: &EvalArgs) -> Result<()> {
-    ensure!(
-        args.device != DeviceChoice::Flex || DType::from(args.dtype) == DType::F32,
-        "--dtype {:?} is for GPUs; leave it out on the CPU",
-        DType::from(args.dtype)
-    );
     ensure!(args.window > 1, "--window is {}, expected at least 2", args.window);
     let stride = args.stride.unwrap_or(args.window);
     ensure!(
