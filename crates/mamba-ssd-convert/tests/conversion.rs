@@ -84,6 +84,19 @@ fn without_decay_the_mixer_is_masked_linear_attention() {
 }
 
 #[test]
+fn scaled_queries_scale_the_matrix() {
+    let (attention, config) = (attention(4, 2, 6, true), DiscreteMamba2Config::new(D, 4, 6).with_bias(true));
+    let u = random([2, 37, D]);
+    let matrix = |query_scale| {
+        let plan = LayerPlan { query_scale, ..plan(Init::Qkvo) };
+        let (mixer, _) = attention_to_discrete_mamba2(&attention, &config, plan).expect("shapes that convert");
+        mixer.mixing_matrix(u.clone(), None)
+    };
+    let expected = (matrix(1.0) * 0.25).into_data();
+    matrix(0.25).into_data().assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-6));
+}
+
+#[test]
 fn grouped_queries_are_expanded_by_head() {
     assert_is_masked_linear_attention(&attention(4, 2, 6, false), DiscreteMamba2Config::new(D, 4, 6));
     assert_is_masked_linear_attention(&attention(6, 1, 4, false), DiscreteMamba2Config::new(D, 6, 4));
