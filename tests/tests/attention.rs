@@ -4,7 +4,7 @@
 
 use burn::tensor::{DType, Tensor};
 use mamba_ssd::{Segments, causal_attention};
-use mamba_ssd_tests::device::{backend, device, dtypes};
+use mamba_ssd_tests::device::device;
 use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
@@ -118,38 +118,42 @@ impl Case {
     }
 }
 
-fn cases() -> Vec<Case> {
-    let packed = |sizes, documents| Case { documents: Some(documents), ..Case::new(sizes) };
-    let sharp = |sizes, sharpness| Case { sharpness, ..Case::new(sizes) };
-    vec![
-        Case::new([2, 150, 150, 6, 2, 64]),
-        Case::new([1, 64, 64, 1, 1, 128]),
-        Case::new([1, 1, 1, 2, 1, 8]),
-        Case::new([2, 3, 131, 4, 4, 16]),
-        Case::new([1, 70, 200, 4, 1, 40]),
-        packed([2, 150, 150, 4, 2, 16], vec![vec![1, 80, 69], vec![64, 64, 22]]),
-        sharp([1, 130, 130, 2, 2, 32], 8.0),
-        sharp([1, 130, 130, 2, 2, 32], 1e-3),
-    ]
-}
+#[cfg(not(feature = "wgpu"))] // whose attention is tensor operations: the mixers' suite runs those
+mod native {
+    use super::*;
+    use mamba_ssd_tests::device::{backend, dtypes};
 
-/// In f32 there are no kernels on CUDA, and burn's products are tuned there for minutes.
-#[cfg(not(feature = "wgpu"))]
-#[test]
-fn attention_and_its_gradients_equal_plain_loops() {
-    for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
-        cases().iter().for_each(|case| case.assert_equals_loops(dtype));
+    fn cases() -> Vec<Case> {
+        let packed = |sizes, documents| Case { documents: Some(documents), ..Case::new(sizes) };
+        let sharp = |sizes, sharpness| Case { sharpness, ..Case::new(sizes) };
+        vec![
+            Case::new([2, 150, 150, 6, 2, 64]),
+            Case::new([1, 64, 64, 1, 1, 128]),
+            Case::new([1, 1, 1, 2, 1, 8]),
+            Case::new([2, 3, 131, 4, 4, 16]),
+            Case::new([1, 70, 200, 4, 1, 40]),
+            packed([2, 150, 150, 4, 2, 16], vec![vec![1, 80, 69], vec![64, 64, 22]]),
+            sharp([1, 130, 130, 2, 2, 32], 8.0),
+            sharp([1, 130, 130, 2, 2, 32], 1e-3),
+        ]
     }
-}
 
-/// Two runs of one call give the same bits: no sum depends on the order in which cubes run.
-#[cfg(not(feature = "wgpu"))]
-#[test]
-fn attention_repeats_itself_to_the_bit() {
-    let dtype = dtypes().pop().expect("a dtype");
-    let case = &cases()[0];
-    let inputs = case.inputs(3, dtype);
-    assert!(case.measured(&inputs, dtype) == case.measured(&inputs, dtype), "two runs differ");
+    /// In f32 there are no kernels on CUDA, and burn's products are tuned there for minutes.
+    #[test]
+    fn attention_and_its_gradients_equal_plain_loops() {
+        for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
+            cases().iter().for_each(|case| case.assert_equals_loops(dtype));
+        }
+    }
+
+    /// Two runs of one call give the same bits: no sum depends on the order in which cubes run.
+    #[test]
+    fn attention_repeats_itself_to_the_bit() {
+        let dtype = dtypes().pop().expect("a dtype");
+        let case = &cases()[0];
+        let inputs = case.inputs(3, dtype);
+        assert!(case.measured(&inputs, dtype) == case.measured(&inputs, dtype), "two runs differ");
+    }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

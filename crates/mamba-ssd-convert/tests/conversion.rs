@@ -89,7 +89,8 @@ fn scaled_queries_scale_the_matrix() {
     let u = random([2, 37, D]);
     let matrix = |query_scale| {
         let plan = LayerPlan { query_scale, ..plan(Init::Qkvo) };
-        let (mixer, _) = attention_to_discrete_mamba2(&attention, &config, plan).expect("shapes that convert");
+        let (mixer, _) =
+            attention_to_discrete_mamba2(&attention, &config, plan).expect("shapes that convert");
         mixer.mixing_matrix(u.clone(), None)
     };
     let expected = (matrix(1.0) * 0.25).into_data();
