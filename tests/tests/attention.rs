@@ -132,7 +132,7 @@ mod native {
             Case::new([1, 1, 1, 2, 1, 8]),
             Case::new([2, 3, 131, 4, 4, 16]),
             Case::new([1, 70, 200, 4, 1, 40]),
-            packed([2, 150, 150, 4, 2, 16], vec![vec![1, 80, 69], vec![64, 64, 22]]),
+            packed([2, 150, 150, 4, 2, 16], vec![vec![1, 80, 69], vec![63, 65, 22]]),
             sharp([1, 130, 130, 2, 2, 32], 8.0),
             sharp([1, 130, 130, 2, 2, 32], 1e-3),
         ]
@@ -166,7 +166,7 @@ mod emulated {
         for case in [
             Case::new([2, 37, 37, 4, 2, 12]),
             Case::new([1, 20, 50, 2, 1, 20]),
-            Case { documents: Some(vec![vec![1, 20, 16]]), ..Case::new([1, 37, 37, 2, 2, 16]) },
+            Case { documents: Some(vec![vec![1, 14, 22]]), ..Case::new([1, 37, 37, 2, 2, 16]) },
         ] {
             emulate_tensor_cores(1, || case.assert_equals_loops(DType::F32));
         }
