@@ -164,9 +164,9 @@ mod emulated {
     #[test]
     fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
         for case in [
-            Case::new([2, 37, 37, 4, 2, 12]),
+            Case::new([2, 37, 37, 4, 2, 20]),
             Case::new([1, 20, 50, 2, 1, 20]),
-            Case { documents: Some(vec![vec![1, 14, 22]]), ..Case::new([1, 37, 37, 2, 2, 16]) },
+            Case { documents: Some(vec![vec![1, 14, 22]]), ..Case::new([1, 37, 37, 2, 2, 20]) },
         ] {
             emulate_tensor_cores(1, || case.assert_equals_loops(DType::F32));
         }

@@ -6,8 +6,8 @@
 use cubecl::prelude::*;
 
 use super::tile::{
-    Fold, LEAST, Sizes, block_of, first_of, hide, late_first, over_quad, power_of_two, powers, scale_all,
-    spot, visible,
+    Columns, Fold, LEAST, Sizes, block_of, fetch_columns, hide, late_first, over_quad, power_of_two, powers,
+    scale_all, spot, visible,
 };
 use crate::kernels::cube::chunks::Blocks;
 use crate::kernels::cube::mma::{One, Row, as_a, times_columns, zeros};
@@ -35,19 +35,13 @@ pub(super) fn attend<E: Float, W: Size, O: Size, I: Int>(
     let mut vs = Shared::<[One<E>]>::new_aligned_slice(comptime!(2 * tile), 16usize);
     let mut scratch = Shared::<[f32]>::new_slice(comptime!(blocks.scratch()));
 
-    let start = first_of::<I>(first, spot.batch, token, &sizes);
-    let inner = first_of::<I>(first, spot.batch, token + size - 1, &sizes);
-    let end = min(sizes.past() + token + size, sizes.s);
-    let count = (end - start).div_ceil(size);
+    let columns = Columns::new::<I>(first, token, &spot, &sizes, blocks);
     let own = 16 * spot.block + spot.g;
     let may = visible::<I>(first, token + own, &spot, &sizes);
 
     let queries = sizes.tile(&sizes.q, sizes.t, spot.batch, token, spot.head);
     fetch::<E, W>(&mut qs, 0usize, q, &queries, blocks.n, ns, blocks);
-    let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, start, spot.group);
-    fetch::<E, W>(&mut ks, 0usize, k, &keys, blocks.n, ns, blocks);
-    let values = sizes.tile(&sizes.v, sizes.s, spot.batch, start, spot.group);
-    fetch::<E, W>(&mut vs, 0usize, v, &values, blocks.n, ns, blocks);
+    fetch_columns::<E, W>(&mut ks, &mut vs, 0usize, k, v, columns.start, &spot, &sizes, blocks);
     arrive(blocks);
     sync_cube();
     let queries = Row::<E>::new(&qs, 0usize, spot.block, depth, ns, blocks);
@@ -56,23 +50,21 @@ pub(super) fn attend<E: Float, W: Size, O: Size, I: Int>(
     let mut sums = zeros(comptime!(2 * n_tiles));
     let (mut upper_top, mut lower_top) = (f32::new(LEAST), f32::new(LEAST));
     let (mut upper_sum, mut lower_sum) = (f32::new(0.0), f32::new(0.0));
-    for index in 0..count {
-        let column = start + index * size;
+    for index in 0..columns.count {
+        let column = columns.start + index * size;
         let at = index % 2 * tile;
         if index > 0 {
             arrive(blocks);
             sync_cube();
         }
-        if index + 1 < count {
-            let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, column + size, spot.group);
-            fetch::<E, W>(&mut ks, tile - at, k, &keys, blocks.n, ns, blocks);
-            let values = sizes.tile(&sizes.v, sizes.s, spot.batch, column + size, spot.group);
-            fetch::<E, W>(&mut vs, tile - at, v, &values, blocks.n, ns, blocks);
+        if index + 1 < columns.count {
+            let next = column + size;
+            fetch_columns::<E, W>(&mut ks, &mut vs, tile - at, k, v, next, &spot, &sizes, blocks);
         }
         let mut scores = zeros(comptime!(4 * rows));
         queries.times_rows(&qs, &ks, at, &mut scores, rows, ns, &mut scratch, blocks);
         scale_all(&mut scores, scale, comptime!(4 * rows));
-        if column < inner || column + size > sizes.past() + token + 1 {
+        if columns.hides(column, blocks) {
             hide(&mut scores, column, &may, &spot, blocks);
         }
 

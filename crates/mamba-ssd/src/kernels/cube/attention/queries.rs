@@ -3,7 +3,8 @@
 use cubecl::prelude::*;
 
 use super::tile::{
-    Fold, Sizes, block_of, first_of, hide, late_first, over_quad, powers, scale_all, spot, visible,
+    Columns, Fold, Sizes, block_of, fetch_columns, hide, late_first, over_quad, powers, scale_all, spot,
+    visible,
 };
 use crate::kernels::cube::chunks::{Blocks, Spot};
 use crate::kernels::cube::mma::{One, Pair, Row, as_a, times_columns, zeros};
@@ -35,10 +36,7 @@ pub(super) fn queries<E: Float, W: Size, O: Size, I: Int>(
     let mut vs = Shared::<[One<E>]>::new_aligned_slice(comptime!(2 * tile), 16usize);
     let mut scratch = Shared::<[f32]>::new_slice(comptime!(blocks.scratch()));
 
-    let start = first_of::<I>(first, spot.batch, token, &sizes);
-    let inner = first_of::<I>(first, spot.batch, token + size - 1, &sizes);
-    let end = min(sizes.past() + token + size, sizes.s);
-    let count = (end - start).div_ceil(size);
+    let columns = Columns::new::<I>(first, token, &spot, &sizes, blocks);
     let own = 16 * spot.block + spot.g;
     let may = visible::<I>(first, token + own, &spot, &sizes);
     let strides = sizes.contiguous(sizes.t, sizes.heads);
@@ -49,10 +47,7 @@ pub(super) fn queries<E: Float, W: Size, O: Size, I: Int>(
     fetch::<E, W>(&mut qs, 0usize, q, &from, blocks.n, ns, blocks);
     fetch::<E, W>(&mut gs, 0usize, grad, &target, blocks.n, ns, blocks);
     fetch::<E, W>(&mut vs, tile, out, &target, blocks.n, ns, blocks);
-    let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, start, spot.group);
-    fetch::<E, W>(&mut ks, 0usize, k, &keys, blocks.n, ns, blocks);
-    let values = sizes.tile(&sizes.v, sizes.s, spot.batch, start, spot.group);
-    fetch::<E, W>(&mut vs, 0usize, v, &values, blocks.n, ns, blocks);
+    fetch_columns::<E, W>(&mut ks, &mut vs, 0usize, k, v, columns.start, &spot, &sizes, blocks);
     arrive(blocks);
     sync_cube();
     let queries = Row::<E>::new(&qs, 0usize, spot.block, depth, ns, blocks);
@@ -79,23 +74,21 @@ pub(super) fn queries<E: Float, W: Size, O: Size, I: Int>(
 
     let scale = sizes.scale();
     let mut sums = zeros(comptime!(2 * n_tiles));
-    for index in 0..count {
-        let column = start + index * size;
+    for index in 0..columns.count {
+        let column = columns.start + index * size;
         let at = index % 2 * tile;
         if index > 0 {
             arrive(blocks);
             sync_cube();
         }
-        if index + 1 < count {
-            let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, column + size, spot.group);
-            fetch::<E, W>(&mut ks, tile - at, k, &keys, blocks.n, ns, blocks);
-            let values = sizes.tile(&sizes.v, sizes.s, spot.batch, column + size, spot.group);
-            fetch::<E, W>(&mut vs, tile - at, v, &values, blocks.n, ns, blocks);
+        if index + 1 < columns.count {
+            let next = column + size;
+            fetch_columns::<E, W>(&mut ks, &mut vs, tile - at, k, v, next, &spot, &sizes, blocks);
         }
         let mut p = zeros(comptime!(4 * rows));
         queries.times_rows(&qs, &ks, at, &mut p, rows, ns, &mut scratch, blocks);
         scale_all(&mut p, scale, comptime!(4 * rows));
-        if column < inner || column + size > sizes.past() + token + 1 {
+        if columns.hides(column, blocks) {
             hide(&mut p, column, &may, &spot, blocks);
         }
         powers(&mut p, upper_log, lower_log, blocks);

@@ -3,8 +3,8 @@
 use cubecl::prelude::*;
 
 use crate::kernels::cube::chunks::{Blocks, Spot};
-use crate::kernels::cube::mma::Pair;
-use crate::kernels::cube::tiles::Source;
+use crate::kernels::cube::mma::{One, Pair};
+use crate::kernels::cube::tiles::{Source, fetch};
 
 /// A score that exponentiates to exactly 0 against every maximum, and what maxima begin with.
 const HIDDEN: f32 = -2e30;
@@ -88,6 +88,63 @@ pub(super) fn late_first(cube: usize, count: usize) -> usize {
 #[cube]
 pub(super) fn first_of<I: Int>(first: &[I], batch: usize, token: usize, sizes: &Sizes) -> usize {
     usize::cast_from(first[batch * sizes.t + min(token, sizes.t - 1)])
+}
+
+/// What a cube's tile of tokens sees: `count` tiles of columns from `start` on.
+#[derive(CubeType, Clone, Copy)]
+pub(super) struct Columns {
+    pub start: usize,
+    pub count: usize,
+    /// The first column that all of its tokens see, if it is in front of their own.
+    inner: usize,
+    /// The first token's own column.
+    own: usize,
+}
+
+#[cube]
+impl Columns {
+    pub fn new<I: Int>(
+        first: &[I],
+        token: usize,
+        spot: &Spot,
+        sizes: &Sizes,
+        #[comptime] blocks: Blocks,
+    ) -> Columns {
+        let size = comptime!(blocks.chunk());
+        let start = first_of::<I>(first, spot.batch, token, sizes);
+        let end = min(sizes.past() + token + size, sizes.s);
+        Columns {
+            start,
+            count: (end - start).div_ceil(size),
+            inner: first_of::<I>(first, spot.batch, token + size - 1, sizes),
+            own: sizes.past() + token,
+        }
+    }
+
+    /// Whether some token does not see some column of the tile at `column`.
+    pub fn hides(&self, column: usize, #[comptime] blocks: Blocks) -> bool {
+        column < self.inner || column + comptime!(blocks.chunk()) > self.own + 1
+    }
+}
+
+/// Starts to copy a tile of keys and values to place `at`.
+#[cube]
+pub(super) fn fetch_columns<E: Float, W: Size>(
+    ks: &mut Shared<[One<E>]>,
+    vs: &mut Shared<[One<E>]>,
+    at: usize,
+    k: &[Vector<E, W>],
+    v: &[Vector<E, W>],
+    column: usize,
+    spot: &Spot,
+    sizes: &Sizes,
+    #[comptime] blocks: Blocks,
+) {
+    let ns = comptime!(blocks.n_stride());
+    let keys = sizes.tile(&sizes.k, sizes.s, spot.batch, column, spot.group);
+    fetch::<E, W>(ks, at, k, &keys, blocks.n, ns, blocks);
+    let values = sizes.tile(&sizes.v, sizes.s, spot.batch, column, spot.group);
+    fetch::<E, W>(vs, at, v, &values, blocks.n, ns, blocks);
 }
 
 /// What a unit's two rows of tokens may see.
