@@ -163,14 +163,14 @@ mod emulated {
 
     #[test]
     fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
+        // One kernel of each for all: compiling is what takes time on a software device.
         for case in [
-            Case::new([2, 37, 37, 4, 2, 20]),
-            Case::new([1, 20, 50, 2, 1, 20]),
-            Case { documents: Some(vec![vec![1, 14, 22]]), ..Case::new([1, 37, 37, 2, 2, 20]) },
+            Case::new([2, 37, 37, 4, 2, 12]),
+            Case::new([1, 20, 50, 2, 1, 12]),
+            Case { documents: Some(vec![vec![1, 30, 6]]), ..Case::new([1, 37, 37, 2, 2, 12]) },
+            Case { sharpness: 30.0, ..Case::new([1, 70, 70, 2, 1, 12]) },
         ] {
-            emulate_tensor_cores(1, || case.assert_equals_loops(DType::F32));
+            emulate_tensor_cores(2, || case.assert_equals_loops(DType::F32));
         }
-        let wide = Case { sharpness: 30.0, ..Case::new([1, 70, 70, 2, 1, 8]) };
-        emulate_tensor_cores(2, || wide.assert_equals_loops(DType::F32));
     }
 }
