@@ -2,7 +2,7 @@
 //! documents, caches, shared key-value heads, scores of any size. Where there are kernels for tensor cores, they run
 //! here with their products computed in shared memory, and on CUDA as they are.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use mamba_ssd::{Segments, causal_attention};
 use mamba_ssd_tests::device::device;
 use mamba_ssd_tests::evaluate::{tensor, values};
@@ -96,7 +96,7 @@ impl Case {
         let (tokens, columns) = ([self.b, self.t, self.h, self.d], [self.b, self.s, self.kv, self.d]);
         let [q, k, v, grad] = [0, 1, 2, 3]
             .map(|i| tensor(&inputs[i], if i == 1 || i == 2 { columns } else { tokens }, dtype, &device));
-        let [q, k, v] = [q, k, v].map(Tensor::<4>::require_grad);
+        let [q, k, v] = [q, by_heads(k), by_heads(v)].map(Tensor::<4>::require_grad);
         let segments = self.documents.as_ref().map(|lengths| Segments::from_lengths(lengths, &device));
         let y = causal_attention(q.clone(), k.clone(), v.clone(), segments.as_ref());
         let grads = (y.clone() * grad).sum().backward();
@@ -116,6 +116,14 @@ impl Case {
             );
         }
     }
+}
+
+/// The same numbers as a view of `[b kv s d]`, the arrangement of a cache.
+fn by_heads(x: Tensor<4>) -> Tensor<4> {
+    let [b, s, kv, d] = x.dims();
+    let rows = (0..s * kv).map(|place| (place % s * kv + place / s) as i64).collect();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [s * kv]), &x.device());
+    x.reshape([b, s * kv, d]).select(1, rows).reshape([b, kv, s, d]).swap_dims(1, 2)
 }
 
 #[cfg(not(feature = "wgpu"))] // whose attention is tensor operations: the mixers' suite runs those

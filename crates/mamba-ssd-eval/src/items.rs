@@ -37,11 +37,16 @@ pub struct Item {
 impl Choice {
     /// The tokens of context and continuation, the latter scored. Spaces at the end of the context belong to the
     /// continuation, and the border is where the context alone ends, as in lm-evaluation-harness; without a context
-    /// `eos` stands for it. Of more than `longest` tokens the first are left out.
+    /// `eos` stands for it. Where the last token of the context takes the whole continuation in, it is scored. Of more
+    /// than `longest` tokens the first are left out.
     ///
     /// # Errors
     ///
     /// Those of `encode`.
+    ///
+    /// # Panics
+    ///
+    /// If `encode` makes nothing of the text.
     pub fn encode<E>(
         &self,
         encode: impl Fn(&str) -> Result<Vec<u32>, E>,
@@ -50,17 +55,16 @@ impl Choice {
     ) -> Result<Scored, E> {
         let context = self.context.trim_end();
         let continuation = format!("{}{}", &self.context[context.len()..], self.continuation);
-        let (mut tokens, border) = if context.is_empty() {
-            let mut tokens = encode(&continuation)?;
+        let mut tokens = encode(&format!("{context}{continuation}"))?;
+        let mut border = if context.is_empty() { 0 } else { encode(context)?.len() };
+        border = border.min(tokens.len() - 1);
+        if border == 0 {
             tokens.insert(0, eos);
-            (tokens, 1)
-        } else {
-            (encode(&format!("{context}{continuation}"))?, encode(context)?.len())
-        };
+            border = 1;
+        }
         let dropped = tokens.len().saturating_sub(longest);
         tokens.drain(..dropped);
-        let first = border.saturating_sub(dropped).max(1);
-        let range = first.min(tokens.len())..tokens.len();
+        let range = border.saturating_sub(dropped).max(1)..tokens.len();
         Ok(Scored::range(tokens, range))
     }
 
@@ -99,6 +103,10 @@ pub fn read_items(lines: impl BufRead) -> Result<Vec<Item>, String> {
     let items: Vec<Item> = items.into_iter().map(|(_, item)| item).collect();
     if items.is_empty() {
         return Err("no item, expected at least one line".into());
+    }
+    let empty = |item: &Item| item.choices.iter().any(|choice| choice.continuation.is_empty());
+    if let Some(index) = items.iter().position(empty) {
+        return Err(format!("item {}: a continuation is empty, expected text to score", index + 1));
     }
     match items.iter().position(|item| item.answer.is_some_and(|answer| answer >= item.choices.len())) {
         Some(index) => {
@@ -270,6 +278,10 @@ mod tests {
             ("{\"context\": \"Q\", \"choices\": [\"a\"]}", "line 1: no number `answer`"),
             ("\n{\"context\": 3}", "line 2: no string `context`"),
             ("{\"request\": {\"context\": \"\", \"continuation\": \"\"}}", "line 1: no number `doc_id`"),
+            (
+                "{\"context\": \"Q\", \"choices\": [\"a\", \"\"], \"answer\": 0}",
+                "item 1: a continuation is empty",
+            ),
             ("nonsense", "line 1: no JSON"),
             ("", "no item"),
         ] {
@@ -292,7 +304,8 @@ mod tests {
         let letters = |text: &str| encode(text).expect("letters");
         assert_eq!(of("xy ", "z", 99), (letters("xy z"), vec![2, 3]));
         assert_eq!(of("", "z", 99), (vec![0, 'z' as u32], vec![1]));
-        assert_eq!(of("xa", "b", 99), (letters("xab"), vec![])); // joined with the context: nothing is left to score
+        assert_eq!(of("xa", "b", 99), (letters("xab"), vec![1])); // taken in by the context's last token
+        assert_eq!(of("a", "b", 99), (vec![0, 1], vec![1])); // by its only one
         assert_eq!(of("uvwxy", "z", 3), (letters("xyz"), vec![2]));
     }
 

@@ -1,21 +1,14 @@
 //! Perplexity of packed documents against the definition, document by document.
 
+mod common;
+
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mamba_ssd::rope::RotaryConfig;
-use mamba_ssd::{AttentionConfig, Backbone, DiscreteMamba2Config, MixerConfig};
+use mamba_ssd::Backbone;
 use mamba_ssd_eval::perplexity;
-use mamba_ssd_models::{Llama, LlamaConfig};
+use mamba_ssd_models::Llama;
 
-const VOCAB: usize = 37;
-
-/// One layer of attention and one of a discrete Mamba-2, with random weights.
-fn hybrid(device: &Device) -> Llama {
-    let attention = AttentionConfig::new(16, 2, 2, 8, RotaryConfig::new(8));
-    let mut config = LlamaConfig::transformer(VOCAB, 2, attention, 32);
-    config.mixers[1] = MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(16, 2, 8));
-    config.init(device)
-}
+use common::{VOCAB, hybrid};
 
 /// Documents of several lengths whose tokens follow no pattern.
 fn documents() -> Vec<Vec<u32>> {

@@ -85,10 +85,8 @@ pub enum ComputeType {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits, 8 of them of exponent.
+    /// 16 bits, 8 of them of exponent: as far as f32 reaches, so that losses need no scaling.
     Bf16,
-    /// 16 bits, 5 of them of exponent.
-    F16,
 }
 
 impl From<ComputeType> for FloatDType {
@@ -96,7 +94,6 @@ impl From<ComputeType> for FloatDType {
         match dtype {
             ComputeType::F32 => Self::F32,
             ComputeType::Bf16 => Self::BF16,
-            ComputeType::F16 => Self::F16,
         }
     }
 }

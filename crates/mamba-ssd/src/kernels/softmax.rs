@@ -61,14 +61,8 @@ impl Rows<'_> {
 
 #[inline(always)]
 pub(super) fn softmax<R: Real>(scores: &[R], out: &mut [R]) {
-    let max = largest(scores);
-    for (out, score) in out.iter_mut().zip(scores) {
-        *out = (*score - max).exp_in_lanes();
-    }
-    let scale = R::ONE / sum(out);
-    for out in out {
-        *out *= scale;
-    }
+    out.copy_from_slice(scores);
+    in_place(out);
 }
 
 /// Softmax in place over the visible part of a row, 0 elsewhere; the log of the sum of exponentials.
@@ -76,7 +70,13 @@ pub(super) fn softmax<R: Real>(scores: &[R], out: &mut [R]) {
 pub(super) fn softmax_with_log<R: Real>(row: &mut [R], visible: Range<usize>) -> R {
     row[..visible.start].fill(R::default());
     row[visible.end..].fill(R::default());
-    let row = &mut row[visible];
+    let [max, sum] = in_place(&mut row[visible]);
+    max + sum.ln()
+}
+
+/// Softmax in place; the largest score, and the sum of exponentials of what the others are below it.
+#[inline(always)]
+fn in_place<R: Real>(row: &mut [R]) -> [R; 2] {
     let max = largest(row);
     for score in &mut *row {
         *score = (*score - max).exp_in_lanes();
@@ -86,7 +86,7 @@ pub(super) fn softmax_with_log<R: Real>(row: &mut [R], visible: Range<usize>) ->
     for p in row {
         *p *= scale;
     }
-    max + sum.ln()
+    [max, sum]
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ mod watch;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use burn::tensor::FloatDType;
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::{Distillation, Outcome, preflight};
@@ -65,6 +65,10 @@ impl Session {
         let folder = RunFolder::open(args)?;
         let recipe = &folder.recipe;
         let dtype = FloatDType::from(recipe.dtype);
+        ensure!(
+            dtype == FloatDType::F32 || recipe.teacher.is_some(),
+            "the bundled teacher computes in f32; leave dtype out of the recipe, or give a --teacher"
+        );
         let device = args.device.open_in(dtype)?.autodiff();
         let teacher = match &recipe.teacher {
             Some(dir) => LanguageModel::load_in(dir, &device, dtype.into())?,

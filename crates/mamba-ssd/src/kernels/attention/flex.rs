@@ -2,6 +2,8 @@
 //!
 //! A block's scores are one product for every key-value head, of all query heads that share it.
 
+use std::ops::Range;
+
 use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -74,25 +76,23 @@ impl Sizes {
     }
 
     /// What row `row` of a stacked block may see.
-    fn visible(self, row: usize, block: Block, first: &[i64]) -> std::ops::Range<usize> {
+    fn visible(self, row: usize, block: Block, first: &[i64]) -> Range<usize> {
         let tokens = block.end - block.start;
         let (batch, token) = (row / (self.h * tokens), block.start + row % tokens);
         first[batch * self.t + token] as usize..self.s - self.t + token + 1
     }
 
-    /// Calls `run` with every row of `rows [b kv rows columns]`, what it may see, and its part of `other`.
+    /// Calls `run` with every row of `rows [b kv rows columns]`, what it may see, and its one of `others`.
     fn each_row<R: Real + Element + Pod, T: Send>(
         self,
         rows: &mut FlexTensor,
-        other: &mut [T],
+        others: &mut [T],
         block: Block,
         first: &[i64],
-        run: impl Fn(&mut [R], std::ops::Range<usize>, &mut [T]) + Sync,
+        run: impl Fn(&mut [R], Range<usize>, &mut T) + Sync,
     ) {
         let columns = self.columns(block);
-        let numbers = rows.storage_mut::<R>();
-        let each = other.len() / (numbers.len() / columns);
-        let rows = numbers.par_chunks_mut(columns).zip(other.par_chunks_mut(each));
+        let rows = rows.storage_mut::<R>().par_chunks_mut(columns).zip(others);
         rows.with_min_len(ROWS).enumerate().for_each(|(row, (numbers, other))| {
             run(numbers, self.visible(row, block, first), other);
         });
@@ -105,7 +105,7 @@ fn by_heads(x: &FlexTensor) -> FlexTensor {
 }
 
 /// `scale q kᵀ` of a block.
-fn scores<R: Real + Element + Pod>(q: FlexTensor, k: &FlexTensor, columns: usize, d: usize) -> FlexTensor {
+fn scores(q: FlexTensor, k: &FlexTensor, columns: usize, d: usize) -> FlexTensor {
     let scaled = Flex::float_mul_scalar(q, (d as f64).powf(-0.5).into());
     Flex::float_matmul(scaled, k.narrow(2, 0, columns).transpose(2, 3))
 }
@@ -150,10 +150,10 @@ fn forward<R: Real + Element + Pod>(
     let mut logs = vec![R::default(); b * h * t];
     for block in sizes.blocks() {
         let columns = sizes.columns(block);
-        let mut p = scores::<R>(sizes.stacked(q, block), &k, columns, d);
+        let mut p = scores(sizes.stacked(q, block), &k, columns, d);
         let mut of_rows = vec![R::default(); b * h * (block.end - block.start)];
         sizes.each_row::<R, R>(&mut p, &mut of_rows, block, first, |row, visible, log| {
-            log[0] = vectorized(
+            *log = vectorized(
                 #[inline(always)]
                 || softmax_with_log(row, visible.clone()),
             );
@@ -200,12 +200,12 @@ fn backward<R: Real + Element + Pod>(
                 [kept.logs[(batch * h + head) * t + token], dot(grad, out)]
             })
             .collect();
-        let mut p = scores::<R>(queries.clone(), &k, columns, d);
+        let mut p = scores(queries.clone(), &k, columns, d);
         sizes.each_row::<R, [R; 2]>(&mut p, &mut of_rows, block, first, |row, visible, of_row| {
             vectorized(
                 #[inline(always)]
                 || {
-                    let [log, _] = of_row[0];
+                    let [log, _] = *of_row;
                     row[..visible.start].fill(R::default());
                     row[visible.end..].fill(R::default());
                     for score in &mut row[visible.clone()] {
@@ -219,7 +219,7 @@ fn backward<R: Real + Element + Pod>(
         let mut with_p: Vec<(&[R], R)> =
             p.storage::<R>().chunks_exact(columns).zip(of_rows.iter().map(|of_row| of_row[1])).collect();
         sizes.each_row::<R, _>(&mut ds, &mut with_p, block, first, |row, _, with| {
-            let (p, delta) = with[0];
+            let (p, delta) = *with;
             vectorized(
                 #[inline(always)]
                 || {
