@@ -10,11 +10,12 @@ use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
 use mamba_ssd_tests::rng::Rng;
 
-/// Ten times what was measured.
+/// Ten times what was measured, in bf16 three times: there sharp scores (1.8e-2) are worst, in the form of tensor
+/// operations, which rounds them.
 fn limit(dtype: DType) -> f64 {
     match dtype {
-        DType::F64 => 2e-14,
-        DType::F32 => 1e-5,
+        DType::F64 => 3.4e-14,
+        DType::F32 => 1.2e-5,
         _ => 5e-2,
     }
 }

@@ -61,6 +61,21 @@ fn an_unknown_recipe_field_is_named() {
 }
 
 #[test]
+fn a_recipe_for_a_gpu_is_refused_on_the_cpu_and_without_a_teacher() {
+    let folder = folder();
+    write(folder.path(), "recipe.toml", &recipe("dtype = \"bf16\"").replace("learning_rate", "lr"));
+    assert_refused(
+        &["distill", "--recipe", "recipe.toml"],
+        folder.path(),
+        &["bundled teacher computes in f32"],
+    );
+    let teacher = teacher(folder.path());
+    let teacher = teacher.to_str().expect("a path");
+    let args = ["distill", "--recipe", "recipe.toml", "--teacher", teacher];
+    assert_refused(&args, folder.path(), &["BF16 is for GPUs"]);
+}
+
+#[test]
 fn an_unknown_preset_is_answered_with_those_there_are() {
     assert_refused(&["distill", "--preset", "demoo"], folder().path(), &["demoo", "demo", "llamba-1b"]);
 }

@@ -62,6 +62,7 @@ fn models_are_examined_side_by_side() {
     let models = first["models"].as_array().expect("models");
     assert_eq!(models[0]["tasks"]["sums"]["acc"]["value"], 1.0, "the teacher can add");
     assert_eq!(models[0]["tasks"]["sums"]["chance"], 0.5);
+    assert_eq!(models[0]["above_chance"], 0.5);
     assert!(models[0]["agreement"].is_null());
     assert!(
         models[1]["agreement"]["kl"].as_f64().expect("a number") > 0.1,

@@ -67,8 +67,11 @@ pub fn open_compressed(path: &Path) -> Result<Box<dyn Read>, MohawkError> {
 /// no text at all.
 pub fn read_texts(path: &Path, field: &str, marker: Option<&str>) -> Result<Vec<Text>, MohawkError> {
     let mut content = String::new();
-    open_compressed(path)?.read_to_string(&mut content).map_err(MohawkError::io(path))?;
     let compressed = path.extension().is_some_and(|end| end == "gz" || end == "zst");
+    if let Err(error) = open_compressed(path)?.read_to_string(&mut content) {
+        let hint = if compressed { "; the file is damaged or cut off, copy it again" } else { "" };
+        return Err(MohawkError::Data(format!("{}: {error}{hint}", path.display())));
+    }
     let name = if compressed { path.file_stem().map(Path::new).unwrap_or(path) } else { path };
     let is_jsonl = name.extension().is_some_and(|end| end == "jsonl");
     let texts: Vec<String> = if is_jsonl {

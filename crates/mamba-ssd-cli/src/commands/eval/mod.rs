@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::args::EvalArgs;
-use crate::console::say;
+use crate::console::{note, say};
 use crate::language_model::LanguageModel;
 use crate::{files, hub};
 use cache::Cache;
@@ -117,15 +117,13 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         results.models.push(examination.of(candidate, reference)?);
     }
     let json = serde_json::to_string_pretty(&results)? + "\n";
-    if let Some(path) = &args.out {
-        files::write(path, &json)?;
-    }
     if args.json {
         say(json.trim_end());
     } else {
         print::print(&results);
     }
-    Ok(())
+    // Last, so that a full disk costs no measurement.
+    args.out.as_ref().map_or(Ok(()), |path| files::write(path, &json))
 }
 
 fn check(args: &EvalArgs) -> Result<()> {
@@ -206,8 +204,10 @@ impl Examination<'_> {
                 Verdict::of(item, own)
             })
             .collect();
-        if let Some(cache) = &self.cache {
-            cache.put(&key(), &verdicts)?;
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.put(&key(), &verdicts)
+        {
+            note(format_args!("{error:#}; going on without keeping what {} was found to be", task.name));
         }
         Ok(verdicts)
     }
