@@ -29,7 +29,7 @@ pub trait EmbeddingOps: Backend {
     fn embedding_rows(weight: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// The gradient `[v d]` of the weight, given that of the rows, `[b t d]`.
-    #[fusion(dtype = grad, shape = [words, grad[2]].into())]
+    #[fusion(dtype = grad, shape = [*words, grad[2]].into())]
     fn embedding_gradient(
         grad: FloatTensor<Self>,
         tokens: IntTensor<Self>,
