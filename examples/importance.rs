@@ -16,7 +16,7 @@ use clap::Parser;
 use mamba_ssd::{Backbone, Mixer};
 use mamba_ssd_eval::{Recall, Scored, agreement, score};
 use mamba_ssd_models::{Checkpoint, Llama, Model};
-use mamba_ssd_mohawk::data::read_texts;
+use mamba_ssd_mohawk::data::{TextFormat, read_texts};
 
 #[derive(Parser)]
 struct Args {
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     let Model::Llama(model) = checkpoint.load(&device, DType::F32)? else {
         bail!("{} is no model of the Llama family", args.model.display());
     };
-    let texts = read_texts(&args.texts, "text", None)?.into_iter().take(args.documents);
+    let texts = read_texts(&args.texts, TextFormat::new("text"))?.texts.into_iter().take(args.documents);
     let texts = texts.map(|text| Ok(tokenizer.encode(&text.text)?.into_iter().take(args.length).collect()));
     let texts: Vec<Vec<u32>> = texts.collect::<Result<_>>()?;
     let size = tokenizer.vocab_size() as u32;

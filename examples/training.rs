@@ -96,19 +96,28 @@ impl Shape {
     }
 }
 
-/// Seconds of every step.
+/// Seconds of every step, and of these the seconds until both passes were handed to the device.
 #[derive(Default)]
 struct Clock {
     seconds: Vec<f64>,
+    host: Vec<f64>,
     losses: Vec<f64>,
 }
 
 impl Observer<Llama> for Clock {
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
         self.seconds.push(report.seconds);
+        self.host.push(report.host_seconds);
         self.losses.push(report.loss);
         ControlFlow::Continue(())
     }
+}
+
+/// The median of the second half.
+fn late_median(seconds: &[f64]) -> f64 {
+    let mut late = seconds[seconds.len() / 2..].to_vec();
+    late.sort_by(f64::total_cmp);
+    late[late.len() / 2]
 }
 
 fn main() -> Result<()> {
@@ -134,8 +143,8 @@ fn main() -> Result<()> {
         .map(|row| (0..4 * args.length as u64).map(|i| word(row << 32 | i) as u32).collect::<Vec<u32>>());
     let data = Dataset::from_documents(documents, vocabulary as u32 - 1)?;
 
-    println!("| stage | ms a step | tokens/s | of peak | losses, first to last | GB reserved |");
-    println!("|---|---:|---:|---:|---:|---:|");
+    println!("| stage | ms a step | to launch | tokens/s | of peak | losses, first to last | GB reserved |");
+    println!("|---|---:|---:|---:|---:|---:|---:|");
     for stage in &args.stages {
         let recipe = Recipe::from_toml(&format!(
             "name = \"benchmark\"\nseed = 1\n[[stage]]\nkind = \"{stage}\"\ntokens = {}\nlr = 1e-4\nbatch = {}\nseq_len = {}\naccumulation = {}",
@@ -147,9 +156,7 @@ fn main() -> Result<()> {
         let (of_teacher, of_student) = (teacher.init(&device), student.init(&device));
         let mut clock = Clock::default();
         Distillation::new(&recipe, &data, of_teacher, of_student).run(&mut clock)?;
-        let mut late = clock.seconds.split_off(args.steps / 2);
-        late.sort_by(f64::total_cmp);
-        let seconds = late[late.len() / 2];
+        let [seconds, host] = [&clock.seconds, &clock.host].map(|each| late_median(each));
         let tokens = (args.batch * args.length) as f64;
         let operations = tokens * (2 * teacher.n_params() + 6 * student.n_params()) as f64;
         let share = if stage == "logits" {
@@ -160,8 +167,9 @@ fn main() -> Result<()> {
         let reserved = device.memory_pool_usage().map_or(0.0, |usage| usage.bytes_reserved as f64 / 1e9);
         let [first, last] = [0, clock.losses.len() - 1].map(|i| clock.losses[i]);
         println!(
-            "| {stage} | {:.1} | {:.0} | {share} | {first:.3} to {last:.3} | {reserved:.1} |",
+            "| {stage} | {:.1} | {:.1} | {:.0} | {share} | {first:.3} to {last:.3} | {reserved:.1} |",
             seconds * 1e3,
+            host * 1e3,
             tokens / seconds
         );
         device.memory_cleanup();

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{DType, Device};
-use mamba_ssd::{Backbone, WeightFormat};
+use mamba_ssd::Backbone;
 use mamba_ssd_models::{ChatTemplate, Checkpoint, Message, Model, ModelError, Tokenizer};
 
+use crate::args::Held;
 use crate::bundled;
 
 /// A file beside a model that was trained on questions of one form: that form, with [`QUESTION`] in it.
@@ -34,28 +35,20 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Reads a checkpoint of any format with its tokenizer.
+    /// Reads a checkpoint of any format with its tokenizer, its weights in a float type.
     ///
     /// # Errors
     /// When a file is missing or wrong, or the files do not belong together.
-    pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        Self::load_stored(path, device, WeightFormat::Full)
-    }
-
-    /// [`LanguageModel::load`] with weights in a float type.
-    ///
-    /// # Errors
-    /// As there.
     pub fn load_in(path: &Path, device: &Device, dtype: DType) -> Result<Self> {
         Self::read(path, |checkpoint| checkpoint.load(device, dtype))
     }
 
-    /// [`LanguageModel::load`] with weights stored in a format.
+    /// [`LanguageModel::load_in`] with weights as a device is to hold them.
     ///
     /// # Errors
     /// As there.
-    pub fn load_stored(path: &Path, device: &Device, format: WeightFormat) -> Result<Self> {
-        Self::read(path, |checkpoint| checkpoint.load_stored(device, DType::F32, format))
+    pub fn load_held(path: &Path, device: &Device, held: Held) -> Result<Self> {
+        Self::read(path, |checkpoint| checkpoint.load_stored(device, held.dtype, held.format))
     }
 
     fn read(path: &Path, load: impl FnOnce(&Checkpoint) -> Result<Model, ModelError>) -> Result<Self> {

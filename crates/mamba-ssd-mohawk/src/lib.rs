@@ -56,6 +56,6 @@ pub use metrics::read_metrics;
 pub use observer::{Observer, StageInfo, StageReport, StepReport};
 pub use optim::AdamWConfig;
 pub use preflight::{ParameterPlan, Preflight, StagePlan, preflight};
-pub use recipe::Recipe;
+pub use recipe::{DataRecipe, Recipe};
 pub use schedule::Wsd;
 pub use train::{Distillation, METRICS, Outcome};

@@ -49,6 +49,10 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Seconds this step took.
     pub seconds: f64,
+    /// Seconds of these until both passes were handed to the device. Where they are nearly all, the host is what the
+    /// device waits for.
+    #[serde(default)]
+    pub host_seconds: f64,
     /// Tokens of this step per second.
     pub tokens_per_second: f64,
 }

@@ -206,6 +206,7 @@ impl<T: Backbone> Run<'_, T> {
             (0..stage.accumulation).map(|_| loader.next_batch(stage.micro_batch(), &self.device)).collect();
         let objective = stage.objective();
         let (terms, gradients) = backward(&objective, &self.teacher, &student, &batches);
+        let host_seconds = started.elapsed().as_secs_f64();
         let place = Place { stage: self.progress.stage + 1, step: self.progress.step + 1 };
         let reading = terms.read(&gradients, place)?;
 
@@ -216,7 +217,7 @@ impl<T: Backbone> Run<'_, T> {
         let seconds = started.elapsed().as_secs_f64();
         self.advance(stage, loader, &reading, seconds);
         let layers = terms.by_layer(&reading, student.n_layers());
-        Ok((student, self.report(stage, &reading, layers, (lr, seconds))))
+        Ok((student, self.report(stage, &reading, layers, lr, [host_seconds, seconds])))
     }
 
     fn advance(&mut self, stage: &StageRecipe, loader: &Loader<'_>, reading: &Reading, seconds: f64) {
@@ -237,7 +238,8 @@ impl<T: Backbone> Run<'_, T> {
         stage: &StageRecipe,
         reading: &Reading,
         layers: Vec<Option<f64>>,
-        (lr, seconds): (f64, f64),
+        lr: f64,
+        [host_seconds, seconds]: [f64; 2],
     ) -> StepReport {
         StepReport {
             stage: self.progress.stage + 1,
@@ -250,6 +252,7 @@ impl<T: Backbone> Run<'_, T> {
             lr,
             grad_norm: reading.norm,
             seconds,
+            host_seconds,
             tokens_per_second: stage.tokens_per_step() as f64 / seconds,
         }
     }

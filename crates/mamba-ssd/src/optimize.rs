@@ -89,7 +89,7 @@ pub struct Squares {
 }
 
 /// Numbers whose squares make up a part.
-pub(crate) const PART: usize = 1 << 16;
+pub(crate) const PART: usize = 1 << 12;
 
 impl Squares {
     /// Of flat `tensors`, of any float dtypes, at least one.

@@ -8,7 +8,7 @@ mod values;
 
 use std::fmt;
 
-use burn::tensor::{DType, FloatDType};
+use burn::tensor::{DType, Device, FloatDType};
 use clap::{Parser, Subcommand, ValueEnum};
 use mamba_ssd::WeightFormat;
 
@@ -54,33 +54,47 @@ pub enum Command {
     Doctor,
 }
 
-/// How weights are stored on the CPU.
+/// How weights are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum WeightsArg {
     /// As they are computed with.
     #[default]
     F32,
-    /// Half the memory, and faster at writing.
+    /// Half the memory, and faster at writing; on GPUs everything but sums and states is then computed in it.
     Bf16,
-    /// A quarter of the memory, and faster at writing; a weight is off by up to 0.4 % of the largest in its block.
+    /// On the CPU a quarter of the memory, and faster at writing; a weight is off by up to 0.4 % of the largest in its
+    /// block.
     Int8,
 }
 
+/// How a device holds a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// What it computes in.
+    pub dtype: DType,
+    /// How it stores weights.
+    pub format: WeightFormat,
+}
+
 impl WeightsArg {
-    /// The format on a device.
+    /// Opens a device that is to hold weights so.
     ///
     /// # Errors
-    /// On GPUs there is but the first.
-    pub fn on(self, device: DeviceChoice) -> anyhow::Result<WeightFormat> {
-        anyhow::ensure!(
-            device == DeviceChoice::Flex || self == Self::F32,
-            "--weights {self} is for the CPU; leave it out, or take --device flex"
-        );
-        Ok(match self {
-            Self::F32 => WeightFormat::Full,
-            Self::Bf16 => WeightFormat::Bf16,
-            Self::Int8 => WeightFormat::Int8,
-        })
+    /// When it does not work, or cannot.
+    pub fn on(self, device: DeviceChoice) -> anyhow::Result<(Device, Held)> {
+        let on_cpu = device == DeviceChoice::Flex;
+        let held = |dtype: FloatDType, format| {
+            anyhow::Ok((device.open_in(dtype)?, Held { dtype: dtype.into(), format }))
+        };
+        match self {
+            Self::F32 => held(FloatDType::F32, WeightFormat::Full),
+            Self::Bf16 if on_cpu => held(FloatDType::F32, WeightFormat::Bf16),
+            Self::Bf16 => held(FloatDType::BF16, WeightFormat::Full),
+            Self::Int8 => {
+                anyhow::ensure!(on_cpu, "--weights int8 is for the CPU; take bf16, or --device flex");
+                held(FloatDType::F32, WeightFormat::Int8)
+            }
+        }
     }
 }
 

@@ -17,8 +17,8 @@ use crate::table::Table;
 pub fn run(args: &WarmUpArgs) -> Result<()> {
     ensure!(args.lengths.iter().all(|&length| length > 0), "--lengths holds 0, expected tokens, at least 1");
     ensure!(args.batches.iter().all(|&batch| batch > 0), "--batches holds 0, expected rows, at least 1");
-    let device = args.device.open()?;
-    let model = LanguageModel::load(&hub::local(&args.model)?, &device)?.model;
+    let (device, held) = args.weights.on(args.device)?;
+    let model = LanguageModel::load_held(&hub::local(&args.model)?, &device, held)?.model;
     let style = ProgressStyle::with_template("{bar:20.cyan/dim} {pos} of {len}  {wide_msg}");
     let bar = ProgressBar::new((args.lengths.len() * args.batches.len()) as u64)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

@@ -2,7 +2,7 @@
 //! compressed.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -58,49 +58,116 @@ pub fn open_compressed(path: &Path) -> Result<Box<dyn Read>, MohawkError> {
     })
 }
 
-/// Reads documents from `path`: a `.jsonl` file has one JSON object a line with the text under
-/// `field`, in any other file documents are separated by blank lines. Either may end in `.gz` or `.zst`.
+/// Bytes of the longest line that is read. A longer one is not a document but a file without line ends.
+const LONGEST_LINE: usize = 64 << 20;
+
+/// How a file of texts is read.
+#[derive(Clone, Copy, Debug)]
+pub struct TextFormat<'a> {
+    /// The field of a JSON line that holds the text.
+    pub field: &'a str,
+    /// What ends the prompt of a text, which is not learned: see [`Text::new`].
+    pub marker: Option<&'a str>,
+    /// Whether a line that cannot be read is passed over; otherwise the whole file is refused.
+    pub skip_bad_lines: bool,
+}
+
+impl<'a> TextFormat<'a> {
+    /// Texts under `field`, without prompts, every line of which can be read.
+    pub fn new(field: &'a str) -> Self {
+        Self { field, marker: None, skip_bad_lines: false }
+    }
+}
+
+/// The texts of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// In the order of the file, none of them empty.
+    pub texts: Vec<Text>,
+    /// Lines that were passed over, each with its number and the reason.
+    pub skipped: Vec<(usize, String)>,
+}
+
+/// Reads documents from `path`: a `.jsonl` file has one JSON object a line, in any other file documents are separated
+/// by blank lines. Either may end in `.gz` or `.zst`.
 ///
 /// # Errors
 ///
-/// If the file cannot be read, a line is no JSON object with a string under `field`, or there is
-/// no text at all.
-pub fn read_texts(path: &Path, field: &str, marker: Option<&str>) -> Result<Vec<Text>, MohawkError> {
-    let mut content = String::new();
+/// If the file cannot be read, there is no text at all, or, unless bad lines are skipped, a line is not UTF-8, longer than
+/// 64 MiB, or no JSON object with a string under the field.
+pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkError> {
     let compressed = path.extension().is_some_and(|end| end == "gz" || end == "zst");
-    if let Err(error) = open_compressed(path)?.read_to_string(&mut content) {
-        let hint = if compressed { "; the file is damaged or cut off, copy it again" } else { "" };
-        return Err(MohawkError::Data(format!("{}: {error}{hint}", path.display())));
-    }
     let name = if compressed { path.file_stem().map(Path::new).unwrap_or(path) } else { path };
     let is_jsonl = name.extension().is_some_and(|end| end == "jsonl");
-    let texts: Vec<String> = if is_jsonl {
-        parse_jsonl(path, &content, field)?
-    } else {
-        content.split("\n\n").map(|text| text.trim().to_string()).collect()
+    let mut lines = Lines { reader: BufReader::new(open_compressed(path)?), number: 0 };
+    let mut read = Texts::default();
+    let mut keep = |text: &str| {
+        if !text.trim().is_empty() {
+            read.texts.push(Text::new(text, format.marker));
+        }
     };
-    let texts: Vec<Text> = texts
-        .into_iter()
-        .filter(|text| !text.trim().is_empty())
-        .map(|text| Text::new(text, marker))
-        .collect();
-    if texts.is_empty() {
+    let mut document = String::new();
+    loop {
+        let line = lines.next().map_err(|error| {
+            let hint = if compressed { "; the file is damaged or cut off, copy it again" } else { "" };
+            MohawkError::Data(format!("{}: {error}{hint}", path.display()))
+        })?;
+        let Some(line) = line else { break };
+        let text = match line {
+            Ok(line) if is_jsonl && !line.trim().is_empty() => parse_line(&line, format.field),
+            line => line,
+        };
+        match text {
+            Ok(text) if is_jsonl => keep(&text),
+            Ok(line) if line.is_empty() => keep(std::mem::take(&mut document).trim()),
+            Ok(line) => document.extend([line.as_str(), "\n"]),
+            Err(reason) if format.skip_bad_lines => read.skipped.push((lines.number, reason)),
+            Err(reason) => {
+                let place = format!("{}, line {}", path.display(), lines.number);
+                return Err(MohawkError::Data(format!("{place}: {reason}")));
+            }
+        }
+    }
+    keep(document.trim());
+    if read.texts.is_empty() {
         let found = format!("{} holds no text, expected at least one document", path.display());
         return Err(MohawkError::Data(found));
     }
-    Ok(texts)
+    Ok(read)
 }
 
-fn parse_jsonl(path: &Path, content: &str, field: &str) -> Result<Vec<String>, MohawkError> {
-    let lines = content.lines().enumerate();
-    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| {
-            parse_line(line, field).map_err(|reason| {
-                MohawkError::Data(format!("{}, line {}: {reason}", path.display(), number + 1))
-            })
-        })
-        .collect()
+/// The lines of a file, one at a time.
+struct Lines<R> {
+    reader: R,
+    /// Of the line that was read last, from 1 on.
+    number: usize,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The next line without its end, or what is wrong with it.
+    fn next(&mut self) -> io::Result<Option<Result<String, String>>> {
+        let mut line = Vec::new();
+        self.reader.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(None);
+        }
+        self.number += 1;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        } else if line.len() > LONGEST_LINE {
+            self.reader.skip_until(b'\n')?;
+            return Ok(Some(Err(format!(
+                "more than {} MiB, expected a document a line",
+                LONGEST_LINE >> 20
+            ))));
+        }
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+        Ok(Some(String::from_utf8(line).map_err(|error| {
+            format!("no UTF-8 from byte {} of the line on", error.utf8_error().valid_up_to() + 1)
+        })))
+    }
 }
 
 fn parse_line(line: &str, field: &str) -> Result<String, String> {

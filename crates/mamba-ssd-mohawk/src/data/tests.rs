@@ -102,17 +102,20 @@ fn files_are_read_strictly() {
         std::fs::write(&path, content).expect("writable");
         path
     };
+    let read = |path: &std::path::Path, marker| {
+        read_texts(path, TextFormat { marker, ..TextFormat::new("text") }).map(|read| read.texts)
+    };
     let good = write("good.jsonl", "{\"text\": \"Q: a? A: b\"}\n\n{\"text\": \"c\"}\n");
-    let texts = read_texts(&good, "text", Some("A:")).expect("two texts");
+    let texts = read(&good, Some("A:")).expect("two texts");
     assert_eq!(texts.len(), 2);
     assert_eq!((texts[0].prompt, texts[1].prompt), (8, 0));
     let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
     assert_eq!(texts[0].encode(bytes).prompt, 8);
 
     let plain = write("plain.txt", "one\ntwo\n\n\n\nthree\n");
-    assert_eq!(read_texts(&plain, "text", None).expect("two texts").len(), 2);
+    assert_eq!(read(&plain, None).expect("two texts").len(), 2);
 
-    let message = |path: &std::path::Path| match read_texts(path, "text", None) {
+    let message = |path: &std::path::Path| match read(path, None) {
         Ok(_) => panic!("an error was expected"),
         Err(error) => error.to_string(),
     };
@@ -120,4 +123,31 @@ fn files_are_read_strictly() {
     assert!(message(&write("bad.jsonl", "{\"text\": \"a\"}\n{")).contains("line 2"));
     assert!(message(&write("field.jsonl", "{\"body\": \"a\"}")).contains("no field `text`"));
     assert!(message(&folder.path().join("absent.jsonl")).contains("absent.jsonl"));
+}
+
+#[test]
+fn bad_lines_are_named_or_passed_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("texts.jsonl");
+    let mut content = b"{\"text\": \"a\"}\r\n{\"text\": \"\xff\"}\n\n{\"text\": 3}\n{\"text\": \"".to_vec();
+    content.extend(std::iter::repeat_n(b'x', (64 << 20) + 1));
+    content.extend(b"\"}\nnot JSON\n{\"text\": \"b\"}");
+    std::fs::write(&path, &content).expect("writable");
+    let strict = read_texts(&path, TextFormat::new("text")).expect_err("a bad line").to_string();
+    assert!(strict.ends_with("texts.jsonl, line 2: no UTF-8 from byte 11 of the line on"), "{strict}");
+    let read =
+        read_texts(&path, TextFormat { skip_bad_lines: true, ..TextFormat::new("text") }).expect("two texts");
+    let texts: Vec<&str> = read.texts.iter().map(|text| text.text.as_str()).collect();
+    assert_eq!(texts, ["a", "b"]);
+    let [utf8, number, long, json] = &read.skipped[..] else { panic!("{:?}", read.skipped) };
+    assert_eq!([utf8.0, number.0, long.0, json.0], [2, 4, 5, 6]);
+    assert_eq!(long.1, "more than 64 MiB, expected a document a line");
+    assert!(number.1.contains("expected a string") && json.1.contains("no JSON object"));
+
+    let path = folder.path().join("texts.txt");
+    std::fs::write(&path, b"one\r\n\r\ntwo\xff\nthree\n\n\n\nfour").expect("writable");
+    let read = read_texts(&path, TextFormat { skip_bad_lines: true, ..TextFormat::new("text") })
+        .expect("three texts");
+    let texts: Vec<&str> = read.texts.iter().map(|text| text.text.as_str()).collect();
+    assert_eq!((texts, read.skipped.len()), (vec!["one", "three", "four"], 1));
 }

@@ -44,10 +44,10 @@ pub fn matrix_orientation(
     masked_rows(per_row, rows).sum_dim(2).add_scalar(EPSILON).sqrt().mean()
 }
 
-/// [`matrix_orientation`] of matrices given by their factors, `block` rows at a time: the same number and the same
-/// gradients, in the memory of one block.
+/// [`matrix_orientation`] of matrices given by their factors, in the memory of `block` rows of them: the same number and
+/// the same gradients, of the student alone.
 ///
-/// The first pass over the blocks adds up the squares of every head. With those the derivative of the loss for a
+/// Where the device has it, all rows are one operation ([`Mixing::row_distances`]). Elsewhere the first pass over the blocks adds up the squares of every head. With those the derivative of the loss for a
 /// block is known, so the second pass runs every block forward and backward and lets go of it. What is returned is the
 /// loss with the sum of these gradients attached: a function that has this value and this gradient in the factors.
 ///
@@ -67,6 +67,10 @@ pub fn matrix_orientation_by_blocks(
     let [b, h, t] = student.dims();
     assert_eq!([b, h, t], teacher.dims(), "batch, heads and length of the mixing matrices");
     assert!(block > 0, "a block of no rows");
+    if let Some(squares) = student.row_distances(teacher) {
+        let norms = masked_rows(squares, rows).sum_dim(2).add_scalar(EPSILON).sqrt();
+        return norms.mean();
+    }
     if block >= t {
         return matrix_orientation(student.whole(), teacher.whole(), rows);
     }

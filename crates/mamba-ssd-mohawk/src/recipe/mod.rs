@@ -110,11 +110,19 @@ pub struct DataRecipe {
     pub documents: usize,
     /// Text up to and including the first of this marker carries no loss in stage 3.
     pub prompt_marker: Option<String>,
+    /// Whether lines of a file that cannot be read are passed over and counted; otherwise the first one ends the run.
+    pub skip_bad_lines: bool,
 }
 
 impl Default for DataRecipe {
     fn default() -> Self {
-        Self { path: None, field: "text".to_string(), documents: 20_000, prompt_marker: None }
+        Self {
+            path: None,
+            field: "text".to_string(),
+            documents: 20_000,
+            prompt_marker: None,
+            skip_bad_lines: false,
+        }
     }
 }
 

@@ -25,6 +25,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod gate;
 mod losses;
+#[cfg(feature = "cube")]
+mod mixing;
 mod ops;
 mod optimize;
 #[cfg(feature = "cube")]
@@ -58,6 +60,8 @@ pub(crate) use discrete::{Discrete, Mixer as DiscreteMixer};
 #[cfg(feature = "cube")]
 pub(crate) use embedding::native_embedding;
 pub(crate) use losses::{native_divergence, native_next_token_loss};
+#[cfg(feature = "cube")]
+pub(crate) use mixing::{SoftmaxFactors, SsdFactors, native_row_distances};
 use ops::{KernelOps, SsdOps};
 pub(crate) use optimize::{native_adamw, native_squares};
 #[cfg(feature = "cube")]

@@ -19,7 +19,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::skip::{join_heads, split_heads};
 use super::{CausalConv1d, KvCache, MatrixMixer, MixerState, Mixing};
-use crate::attend::{attention_from, kv_to_heads, scaled};
+use crate::attend::{attention_from, kv_to_heads};
 use crate::rope::{RotaryConfig, rotate};
 use crate::{Segments, causal_attention, project};
 
@@ -187,7 +187,8 @@ fn attend_over(cache: &KvCache, q: Tensor<4>) -> Tensor<4> {
     let first = cache.first_visible(t, &q.device());
     #[cfg(feature = "flex")]
     if t == 1 && crate::kernels::rows_are_independent(&q.device(), q.dtype()) {
-        return crate::kernels::attend_by_rows(scaled(q.swap_dims(1, 2)), cache, first).swap_dims(1, 2);
+        return crate::kernels::attend_by_rows(crate::attend::scaled(q.swap_dims(1, 2)), cache, first)
+            .swap_dims(1, 2);
     }
     let [k, v] = [&cache.k, &cache.v].map(|cached| cached.clone().swap_dims(1, 2));
     attention_from(q, k, v, first)
@@ -211,8 +212,8 @@ impl MatrixMixer for Attention {
     }
 
     fn mixing(&self, u: Tensor<3>, segments: Option<&Segments>) -> Mixing {
-        let [q, k] = self.queries_and_keys(u, segments).map(|heads| heads.swap_dims(1, 2));
-        Mixing::attention(scaled(q), kv_to_heads(k, self.config.n_heads), segments)
+        let [q, k] = self.queries_and_keys(u, segments);
+        Mixing::attention(q, k, segments)
     }
 
     fn output(&self, mixed: Tensor<4>, _u: Tensor<3>, _segments: Option<&Segments>) -> Tensor<3> {

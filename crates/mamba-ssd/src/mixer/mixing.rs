@@ -16,6 +16,9 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor};
 
 use super::skip::add_diagonal;
+use crate::attend::{kv_to_heads, scaled};
+#[cfg(feature = "cube")]
+use crate::kernels::{SoftmaxFactors, SsdFactors, native_row_distances};
 use crate::linear::batched;
 use crate::softmax::softmax_from;
 use crate::ssd::{Prepared, groups_to_heads, heads_first, segsum};
@@ -50,19 +53,15 @@ struct Ssd {
 
 #[derive(Clone, Debug)]
 struct Softmax {
-    q: Tensor<4>,                  // b h t d, scaled
-    k: Tensor<4>,                  // b h t d
+    q: Tensor<4>,                  // b t h d
+    k: Tensor<4>,                  // b t kv d
     first: Option<Tensor<2, Int>>, // b t
 }
 
 impl Mixing {
     /// The sum of the matrices of `inputs`, whose values do not matter, with columns scaled by `columns [b t h]` and
     /// D `[h]` on the diagonal.
-    pub(crate) fn ssd(
-        inputs: impl Iterator<Item = SsdInput>,
-        columns: Option<Tensor<3>>,
-        d: Tensor<1>,
-    ) -> Self {
+    pub fn ssd(inputs: impl Iterator<Item = SsdInput>, columns: Option<Tensor<3>>, d: Tensor<1>) -> Self {
         let terms: Vec<Ssd> = inputs
             .map(|input| {
                 let Prepared { log_a, b, c, .. } = input.fold_borders();
@@ -73,9 +72,9 @@ impl Mixing {
         Self { t, factors: Factors::Ssd { terms, columns, d } }
     }
 
-    /// The matrices of attention of `q` over `k`, `[b h t d]` both, q already scaled.
-    pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, segments: Option<&Segments>) -> Self {
-        let t = q.dims()[2];
+    /// The matrices of attention of `q [b t h d]` over `k [b t kv d]`.
+    pub fn attention(q: Tensor<4>, k: Tensor<4>, segments: Option<&Segments>) -> Self {
+        let t = q.dims()[1];
         let first = segments.map(Segments::starts);
         Self { t, factors: Factors::Attention(Softmax { q, k, first }) }
     }
@@ -88,7 +87,7 @@ impl Mixing {
                 [b, h, t]
             }
             Factors::Attention(Softmax { q, .. }) => {
-                let [b, h, t, _] = q.dims();
+                let [b, t, h, _] = q.dims();
                 [b, h, t]
             }
         }
@@ -121,12 +120,31 @@ impl Mixing {
                 add_to_end(matrix, |square| add_diagonal(square, d.clone()))
             }
             Factors::Attention(Softmax { q, k, first }) => {
-                let q = q.clone().narrow(2, rows.start, rows.len());
-                let k = k.clone().narrow(2, 0, rows.end);
+                let q = q.clone().narrow(1, rows.start, rows.len());
+                let k = k.clone().narrow(1, 0, rows.end).swap_dims(1, 2);
+                let k = kv_to_heads(k, q.dims()[2]);
                 let first = first.as_ref().map(|first| first.clone().narrow(1, rows.start, rows.len()));
-                softmax_from(batched(q, k.transpose()), first)
+                softmax_from(batched(scaled(q.swap_dims(1, 2)), k.transpose()), first)
             }
         }
+    }
+
+    /// The squares of the differences between these matrices, SSD's, and attention's, added up along every row,
+    /// `[b h t]`, as one operation that holds neither. Gradients flow to these matrices alone. None where the device
+    /// has no such operation for the dtype, or the two are other matrices.
+    pub fn row_distances(&self, attention: &Self) -> Option<Tensor<3>> {
+        #[cfg(feature = "cube")]
+        if let (Factors::Ssd { terms, columns: None, d }, Factors::Attention(softmax)) =
+            (&self.factors, &attention.factors)
+            && let [Ssd { log_a, b, c }] = &terms[..]
+        {
+            let Softmax { q, k, first } = softmax;
+            let student = SsdFactors { log_a, b, c, d };
+            return native_row_distances(&student, &SoftmaxFactors { q, k, first: first.as_ref() });
+        }
+        #[cfg(not(feature = "cube"))]
+        let _ = attention;
+        None
     }
 
     /// The same with every factor that a gradient may reach changed, flat, one after another in a fixed order.

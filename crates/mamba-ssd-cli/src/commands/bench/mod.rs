@@ -13,7 +13,7 @@ use mamba_ssd::{Backbone, WeightFormat};
 use mamba_ssd_models::{Checkpoint, Model, ModelConfig, presets};
 use serde_json::json;
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, Held};
 use crate::console::{say, thousands};
 use crate::device::DeviceChoice;
 use crate::table::Table;
@@ -24,10 +24,9 @@ use times::{Times, wait};
 /// Measures the machine, then prefills and steps, and prints tables or JSON.
 pub fn run(args: &BenchArgs) -> Result<()> {
     check(args)?;
-    let device = args.device.open()?;
-    let format = args.weights.on(args.device)?;
+    let (device, held) = args.weights.on(args.device)?;
     let load = machine::load();
-    let model = model(args, format, &device)?;
+    let model = model(args, held, &device)?;
     let costs = Costs::of(&model);
     let bar = progress(args);
     bar.set_message("the machine");
@@ -61,14 +60,14 @@ fn check(args: &BenchArgs) -> Result<()> {
 }
 
 /// The model of a path or a name at the hub, or of a preset with random weights.
-fn model(args: &BenchArgs, format: WeightFormat, device: &Device) -> Result<Model> {
+fn model(args: &BenchArgs, held: Held, device: &Device) -> Result<Model> {
     if let Some(name) = args.model.to_str()
         && !args.model.exists()
         && let Some(preset) = presets::by_name(name)
     {
         let config = preset.config();
-        check_memory(&config, format)?;
-        return Ok(format.store(config.init(device)));
+        check_memory(&config, held.format)?;
+        return Ok(held.format.store(config.init(device)));
     }
     let path = hub::local(&args.model)?;
     ensure!(
@@ -77,7 +76,7 @@ fn model(args: &BenchArgs, format: WeightFormat, device: &Device) -> Result<Mode
         path.display(),
         presets::PRESETS.iter().map(|preset| preset.name).collect::<Vec<_>>().join(", ")
     );
-    Ok(Checkpoint::open(&path)?.load_stored(device, DType::F32, format)?)
+    Ok(Checkpoint::open(&path)?.load_stored(device, held.dtype, held.format)?)
 }
 
 /// An error if random weights would not fit.

@@ -5,9 +5,11 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use mamba_ssd_eval::problems::{Problem, Split, problem};
 use mamba_ssd_models::{ModelError, Tokenizer};
-use mamba_ssd_mohawk::Recipe;
-use mamba_ssd_mohawk::data::{Dataset, Document, Text, read_texts};
+use mamba_ssd_mohawk::data::{Dataset, Document, Text, TextFormat, Texts, read_texts};
+use mamba_ssd_mohawk::{DataRecipe, Recipe};
 use rayon::prelude::*;
+
+use crate::console::note;
 
 /// One held-out text in so many, at most, when a file has to serve for both.
 const HELD_OUT_SHARE: usize = 10;
@@ -41,13 +43,13 @@ impl Corpus {
     }
 }
 
-type Texts = (Vec<Text>, Vec<Text>, Vec<Problem>);
+type Parts = (Vec<Text>, Vec<Text>, Vec<Problem>);
 
-fn from_file(recipe: &Recipe, path: &Path) -> Result<Texts> {
+fn from_file(recipe: &Recipe, path: &Path) -> Result<Parts> {
     let data = &recipe.data;
-    let mut training = read_texts(path, &data.field, data.prompt_marker.as_deref())?;
+    let mut training = readable(data, path, data.prompt_marker.as_deref())?;
     if let Some(path) = &recipe.eval.path {
-        let mut held_out = read_texts(path, &data.field, None)?;
+        let mut held_out = readable(data, path, None)?;
         held_out.truncate(recipe.eval.documents);
         return Ok((training, held_out, Vec::new()));
     }
@@ -61,7 +63,21 @@ fn from_file(recipe: &Recipe, path: &Path) -> Result<Texts> {
     Ok((training, held_out, Vec::new()))
 }
 
-fn generated(recipe: &Recipe) -> Texts {
+/// The texts of a file. Lines that were passed over are counted aloud.
+fn readable(data: &DataRecipe, path: &Path, marker: Option<&str>) -> Result<Vec<Text>> {
+    let format = TextFormat { field: &data.field, marker, skip_bad_lines: data.skip_bad_lines };
+    let Texts { texts, skipped } = read_texts(path, format)?;
+    if let Some((line, reason)) = skipped.first() {
+        let count = skipped.len();
+        note(format_args!(
+            "{}: {count} bad lines passed over, the first is line {line}: {reason}",
+            path.display()
+        ));
+    }
+    Ok(texts)
+}
+
+fn generated(recipe: &Recipe) -> Parts {
     let draw = |split, count: usize| (0..count as u64).map(move |index| problem(recipe.seed, split, index));
     let text = |problem: Problem| Text::new(problem.text(), recipe.data.prompt_marker.as_deref());
     let training = draw(Split::Train, recipe.data.documents).map(text).collect();

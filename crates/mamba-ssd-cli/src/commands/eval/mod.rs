@@ -13,7 +13,7 @@ use burn::tensor::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use mamba_ssd_eval::items::{Estimate, TaskResult, Verdict};
 use mamba_ssd_eval::{RECALLS, Score, Scored, Surprise, agreement, score, standard_error, windows};
-use mamba_ssd_mohawk::data::read_texts;
+use mamba_ssd_mohawk::data::{TextFormat, read_texts};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -262,7 +262,7 @@ impl Examination<'_> {
 
 impl Texts {
     fn read(path: &Path, args: &EvalArgs) -> Result<Self> {
-        let texts = read_texts(path, &args.field, None)?;
+        let texts = read_texts(path, TextFormat::new(&args.field))?.texts;
         let limit = args.limit.unwrap_or(usize::MAX);
         let texts: Vec<String> = texts.into_iter().take(limit).map(|text| text.text).collect();
         let words = texts.iter().map(|text| text.split_whitespace().count()).sum();

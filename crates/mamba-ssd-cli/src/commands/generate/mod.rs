@@ -24,13 +24,14 @@ use summary::Summary;
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let texts = prompts::read(args)?;
     let path = hub::local(&args.model)?;
-    let format = args.weights.on(args.device)?;
-    let loaded = LanguageModel::load_stored(&path, &args.device.open()?, format)?;
+    let (device, held) = args.weights.on(args.device)?;
+    let load = |path| LanguageModel::load_held(path, &device, held);
+    let loaded = load(&path)?;
     let prompts: Vec<Result<Vec<u32>>> =
         texts.iter().map(|text| prompts::tokens(args, text, &path, &loaded)).collect();
     let mut output = Output::new(args, &texts);
     let missing = match &args.draft {
-        Some(draft) => speculation::run(args, &loaded, draft, prompts, &mut output)?,
+        Some(draft) => speculation::run(args, &loaded, &load(&hub::local(draft)?)?, prompts, &mut output)?,
         None => decode(args, &loaded, prompts, &mut output)?,
     };
     match missing {

@@ -1,7 +1,6 @@
 //! `generate --draft`: a small model drafts, the large one verifies.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -11,19 +10,16 @@ use super::output::{Answer, Output};
 use super::summary::Summary;
 use crate::args::GenerateArgs;
 use crate::console::{note, percent_or_dash};
-use crate::hub;
 use crate::language_model::LanguageModel;
 
 /// One prompt after another. Returns how many answers are missing; the only prompt's error is the command's.
 pub fn run(
     args: &GenerateArgs,
     verifier: &LanguageModel,
-    draft: &Path,
+    draft: &LanguageModel,
     prompts: Vec<Result<Vec<u32>>>,
     output: &mut Output,
 ) -> Result<usize> {
-    let format = args.weights.on(args.device)?;
-    let draft = LanguageModel::load_stored(&hub::local(draft)?, &args.device.open()?, format)?;
     ensure!(
         draft.tokenizer.same_vocabulary(&verifier.tokenizer),
         "{} and {} have different vocabularies; draft with a student of the model itself",
@@ -37,7 +33,7 @@ pub fn run(
     for (prompt, tokens) in prompts.into_iter().enumerate() {
         let written = tokens.and_then(|tokens| {
             usage.prompt_tokens += tokens.len();
-            write(args, verifier, &draft, &tokens, &mut summary, output)
+            write(args, verifier, draft, &tokens, &mut summary, output)
         });
         let shown = match written {
             Ok((written, text)) => {

@@ -52,7 +52,7 @@ fn per_head(
 ) -> CubeTensor {
     let out = map.empty([map.batch, map.t, map.heads, map.n], map.x.dtype);
     map.walk(roles, entering, Outputs { out: &out, states: borders, outputs: true, save: Some(first) });
-    add_up(map, out, [map.batch, map.t, map.groups, map.n])
+    add_up(out, [map.batch, map.t, map.groups, map.n])
 }
 
 fn to_log_a(map: &Map, dy: &CubeTensor, borders: CubeTensor, half: usize) -> CubeTensor {

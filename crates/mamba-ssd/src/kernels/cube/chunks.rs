@@ -379,6 +379,7 @@ fn outputs<E: Float, O: Size>(
             let mut weights = decays.of_block::<O>(
                 at.turn,
                 j,
+                false,
                 between,
                 upper,
                 lower,

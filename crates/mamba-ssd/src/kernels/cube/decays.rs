@@ -132,9 +132,63 @@ impl Decays {
 
     /// `a_{s+1} ⋯ a_l`, 0 for s > l, for what a unit holds of the product of its plane's rows with block j of
     /// tokens. `between` is the sum of T over the blocks between; `upper` and `lower` are the decays of its two
-    /// rows to the border of their block, R where they are queries and E where they are keys.
+    /// rows to the border of their block, R where they are queries and E where they are keys. Where the chunk is
+    /// not the rows' own but a `distant` one, it lies in front of queries and behind keys.
     pub fn of_block<O: Size>(
         &self,
+        turn: usize,
+        j: usize,
+        distant: bool,
+        between: f32,
+        upper: f32,
+        lower: f32,
+        spot: &Spot,
+        #[comptime] rows: Tokens,
+        #[comptime] blocks: Blocks,
+    ) -> Array<Pair<f32>> {
+        let apart = if comptime!(rows == Tokens::Queries) { j < spot.block } else { j > spot.block };
+        let mut decays = zeros(4usize);
+        if !distant && j == spot.block {
+            self.fill_own::<O>(&mut decays, turn, spot, rows, blocks);
+        } else if distant || apart {
+            self.fill_other::<O>(&mut decays, turn, j, between, upper, lower, spot, rows, blocks);
+        }
+        decays
+    }
+
+    fn fill_own<O: Size>(
+        &self,
+        decays: &mut Array<Pair<f32>>,
+        turn: usize,
+        spot: &Spot,
+        #[comptime] rows: Tokens,
+        #[comptime] blocks: Blocks,
+    ) {
+        let own = 16 * spot.block;
+        #[unroll]
+        for i in 0..4usize {
+            let row = spot.g + comptime!(i % 2 * 8);
+            let column = comptime!(i / 2 * 8) + spot.i;
+            let to_row = self.sums[turn * comptime!(blocks.chunk()) + own + row].extract(0usize);
+            let to_columns = self.sums::<O>(turn, own + column, blocks);
+            let mut pair = Pair::<f32>::new(0.0);
+            #[unroll]
+            for k in 0..2usize {
+                let to_column = to_columns.extract(k);
+                let (log, seen) = if comptime!(rows == Tokens::Queries) {
+                    (to_row - to_column, column + k <= row)
+                } else {
+                    (to_column - to_row, row <= column + k)
+                };
+                pair.insert(k, select(seen, log.exp(), f32::new(0.0)));
+            }
+            decays[i] = pair;
+        }
+    }
+
+    fn fill_other<O: Size>(
+        &self,
+        decays: &mut Array<Pair<f32>>,
         turn: usize,
         j: usize,
         between: f32,
@@ -143,41 +197,19 @@ impl Decays {
         spot: &Spot,
         #[comptime] rows: Tokens,
         #[comptime] blocks: Blocks,
-    ) -> Array<Pair<f32>> {
-        let queries = comptime!(rows == Tokens::Queries);
-        let mut decays = zeros(4usize);
-        let own = 16 * spot.block;
-        let apart = if comptime!(queries) { j < spot.block } else { j > spot.block };
+    ) {
+        let between = between.exp();
         #[unroll]
         for i in 0..4usize {
-            let row = spot.g + comptime!(i % 2 * 8);
-            let column = comptime!(i / 2 * 8) + spot.i;
-            if j == spot.block {
-                let to_row = self.sums[turn * comptime!(blocks.chunk()) + own + row].extract(0usize);
-                let to_columns = self.sums::<O>(turn, own + column, blocks);
-                let mut pair = Pair::<f32>::new(0.0);
-                #[unroll]
-                for k in 0..2usize {
-                    let to_column = to_columns.extract(k);
-                    let (log, seen) = if comptime!(queries) {
-                        (to_row - to_column, column + k <= row)
-                    } else {
-                        (to_column - to_row, row <= column + k)
-                    };
-                    pair.insert(k, select(seen, log.exp(), f32::new(0.0)));
-                }
-                decays[i] = pair;
-            } else if apart {
-                let to_border = if comptime!(i % 2 == 0) { upper } else { lower };
-                let columns = if comptime!(queries) {
-                    self.columns::<O>(turn, 16 * j + column, blocks)
-                } else {
-                    self.rows::<O>(turn, 16 * j + column, blocks)
-                };
-                decays[i] = columns * Pair::new(between.exp() * to_border);
-            }
+            let to_border = if comptime!(i % 2 == 0) { upper } else { lower };
+            let column = 16 * j + comptime!(i / 2 * 8) + spot.i;
+            let columns = if comptime!(rows == Tokens::Queries) {
+                self.columns::<O>(turn, column, blocks)
+            } else {
+                self.rows::<O>(turn, column, blocks)
+            };
+            decays[i] = columns * Pair::new(between * to_border);
         }
-        decays
     }
 
     /// S of two neighbouring tokens.

@@ -248,8 +248,17 @@ fn keys<E: Float, O: Size>(
     let mut between = f32::new(0.0);
     let first = if comptime!(blocks.emulated) { 0usize.runtime() } else { spot.block };
     for j in first..rows {
-        let decay =
-            decays.of_block::<O>(at.turn, j, between, upper, lower, spot, comptime!(Tokens::Keys), blocks);
+        let decay = decays.of_block::<O>(
+            at.turn,
+            j,
+            false,
+            between,
+            upper,
+            lower,
+            spot,
+            comptime!(Tokens::Keys),
+            blocks,
+        );
         between += select(j > spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
         let mut weights = bs.cross(&tiles.bs, &tiles.cs, at.n, j, ns, scratch, blocks);
         let mut values = xs.cross(&tiles.xs, &tiles.ys, at.p, j, ps, scratch, blocks);
@@ -324,8 +333,17 @@ fn queries<E: Float, O: Size>(
     for step in 0..count {
         let j = count - 1 - step;
         let mut values = ys.cross(&tiles.ys, &tiles.xs, at.p, j, ps, scratch, blocks);
-        let decay =
-            decays.of_block::<O>(at.turn, j, between, upper, lower, spot, comptime!(Tokens::Queries), blocks);
+        let decay = decays.of_block::<O>(
+            at.turn,
+            j,
+            false,
+            between,
+            upper,
+            lower,
+            spot,
+            comptime!(Tokens::Queries),
+            blocks,
+        );
         between += select(j < spot.block, decays.total(at.turn, j, blocks), f32::new(0.0));
         #[unroll]
         for i in 0..4usize {

@@ -7,10 +7,10 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::calculate_cube_count_elemwise;
 use cubecl::prelude::*;
 
-use super::map::Map;
+use super::layers::empty;
 
 /// `[b t h n]` to `shape`, `[b t g n]` or `[b t g]` where n is 1, in the order of heads.
-pub(super) fn add_up(map: &Map, per_head: CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
+pub(super) fn add_up(per_head: CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let shape = shape.into();
     let [batch, t, heads, n] = per_head.shape().dims();
     let share = heads / shape[2];
@@ -23,8 +23,8 @@ pub(super) fn add_up(map: &Map, per_head: CubeTensor, shape: impl Into<Shape>) -
             per_head.dtype,
         );
     }
-    let out = map.empty(shape, per_head.dtype);
-    let client = &map.x.client;
+    let out = empty(&per_head, shape, per_head.dtype);
+    let client = &per_head.client.clone();
     let units = batch * t * heads / share * n;
     let dim = CubeDim::new(client, units);
     let dtype = dtype_to_storage_type(per_head.dtype);

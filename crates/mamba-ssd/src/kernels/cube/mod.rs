@@ -1,4 +1,5 @@
-//! SSD on every CubeCL backend: wgpu, Vulkan, CUDA, ROCm, Metal; attention where there are tensor cores.
+//! SSD on every CubeCL backend: wgpu, Vulkan, CUDA, ROCm, Metal; where there are tensor cores attention, and distances
+//! between mixing matrices.
 //!
 //! The portable kernel is the recurrence with the state in registers ([`walk`]); its reverse pass is the
 //! same map three more times ([`backward`]). Where a device multiplies matrices in the dtype of `x`, the
@@ -18,6 +19,7 @@ mod gradients;
 mod groups;
 mod layers;
 mod map;
+mod mixing;
 mod mma;
 mod spans;
 mod tensor_cores;
@@ -36,6 +38,7 @@ pub(super) use attention::fits as attention_fits;
 pub(super) use layers::step_fits;
 #[cfg(feature = "cuda")]
 pub(super) use layers::sum_of_parts;
+pub(super) use mixing::fits as distances_fit;
 pub use tensor_cores::emulate_tensor_cores;
 
 /// Rows of the state that a unit can hold in registers.

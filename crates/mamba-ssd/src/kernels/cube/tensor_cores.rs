@@ -145,9 +145,9 @@ pub(super) fn backward(map: &Map, blocks: Blocks, dy: CubeTensor, dstate: CubeTe
     let of_groups = [map.batch, map.t, map.groups, map.n];
     Gradients {
         x: dx,
-        log_a: add_up(map, dlog_a, map.log_a.shape()),
-        b: add_up(map, db, of_groups),
-        c: add_up(map, dc, of_groups),
+        log_a: add_up(dlog_a, map.log_a.shape()),
+        b: add_up(db, of_groups),
+        c: add_up(dc, of_groups),
         state: first.unwrap_or(leaving),
     }
 }

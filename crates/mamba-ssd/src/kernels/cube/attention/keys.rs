@@ -5,13 +5,11 @@
 
 use cubecl::prelude::*;
 
-use super::tile::{Sizes, block_of, first_of, power_of_two, scale_all, spot};
+use super::tile::{Sizes, block_of, power_of_two, scale_all, spot};
+use super::tokens::{OfTokens, of_token, seeing};
 use crate::kernels::cube::chunks::{Blocks, Spot};
-use crate::kernels::cube::mma::{One, Pair, Row, as_a, times_columns, zeros};
-use crate::kernels::cube::tiles::{arrive, fetch, flush, put_rows, read_pair, sync_rows};
-
-/// The log of a token that sees nothing.
-const NEVER: f32 = 1e30;
+use crate::kernels::cube::mma::{One, Row, as_a, times_columns, zeros};
+use crate::kernels::cube::tiles::{arrive, fetch, flush, put_rows, sync_rows};
 
 #[cube(launch)]
 pub(super) fn keys<E: Float, W: Size, O: Size, I: Int>(
@@ -45,7 +43,7 @@ pub(super) fn keys<E: Float, W: Size, O: Size, I: Int>(
     // The tiles of tokens that see the columns.
     let past = sizes.past();
     let begin = (column - min(column, past)) / size;
-    let end = seeing::<I>(first, begin, min(column + size, sizes.s) - 1, &spot, &sizes, blocks);
+    let end = seeing::<I>(first, begin, min(column + size, sizes.s) - 1, spot.batch, sizes.t, blocks);
     let tiles = end - min(begin, end);
     let count = share * tiles;
 
@@ -60,7 +58,12 @@ pub(super) fn keys<E: Float, W: Size, O: Size, I: Int>(
         fetch::<E, W>(&mut qs, 0usize, q, &from, blocks.n, ns, blocks);
         let from = sizes.tile(&strides, sizes.t, spot.batch, next.token, next.head);
         fetch::<E, W>(&mut gs, 0usize, grad, &from, blocks.n, ns, blocks);
-        of_tokens.put(read::<I>(first, logs, deltas, &next, &spot, &sizes, blocks), 0usize, blocks);
+        let row = (spot.batch * sizes.heads + next.head) * sizes.t;
+        of_tokens.put(
+            of_token::<I>(first, logs, deltas, row, next.token, spot.batch, sizes.t, blocks),
+            0usize,
+            blocks,
+        );
     }
     arrive(blocks);
     sync_cube();
@@ -86,7 +89,8 @@ pub(super) fn keys<E: Float, W: Size, O: Size, I: Int>(
             let from = sizes.tile(&strides, sizes.t, spot.batch, next.token, next.head);
             fetch::<E, W>(&mut gs, tile - at, grad, &from, blocks.n, ns, blocks);
         }
-        let of_next = read::<I>(first, logs, deltas, &next, &spot, &sizes, blocks);
+        let row = (spot.batch * sizes.heads + next.head) * sizes.t;
+        let of_next = of_token::<I>(first, logs, deltas, row, next.token, spot.batch, sizes.t, blocks);
 
         let mut p = zeros(comptime!(4 * rows));
         keys.times_rows(&ks, &qs, at, &mut p, rows, ns, &mut scratch, blocks);
@@ -124,7 +128,7 @@ pub(super) fn keys<E: Float, W: Size, O: Size, I: Int>(
         values.times_rows(&vs, &gs, at, &mut ds, rows, ns, &mut scratch, blocks);
         #[unroll]
         for i in 0..comptime!(4 * rows) {
-            let delta = of_tokens.delta::<O>(turn, comptime!(i / 2 * 8) + spot.i, blocks);
+            let delta = of_tokens.number::<O>(turn, comptime!(i / 2 * 8) + spot.i, blocks);
             ds[i] = p[i] * (ds[i] - delta);
         }
         #[unroll]
@@ -156,29 +160,6 @@ pub(super) fn keys<E: Float, W: Size, O: Size, I: Int>(
     flush::<E, W>(&vs, 0usize, dv, &target, 16usize, row, lane, 32usize, blocks.n, ns, blocks);
 }
 
-/// The first tile of tokens, from `begin` on, that begins in a document after column `last`.
-#[cube]
-fn seeing<I: Int>(
-    first: &[I],
-    begin: usize,
-    last: usize,
-    spot: &Spot,
-    sizes: &Sizes,
-    #[comptime] blocks: Blocks,
-) -> usize {
-    let size = comptime!(blocks.chunk());
-    let (mut low, mut high) = (begin, sizes.t.div_ceil(size));
-    while low < high {
-        let middle = (low + high) / 2;
-        if first_of::<I>(first, spot.batch, middle * size, sizes) <= last {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    low
-}
-
 /// A tile of tokens of a query head.
 #[derive(CubeType, Clone, Copy)]
 struct Work {
@@ -199,78 +180,5 @@ fn work(
     Work {
         token: (begin + index % tiles) * comptime!(blocks.chunk()),
         head: spot.head * share + index / tiles,
-    }
-}
-
-/// What a unit reads of a token: the log of its sum in powers of two, δ and its first column.
-#[derive(CubeType, Clone, Copy)]
-struct OfToken {
-    log: f32,
-    delta: f32,
-    first: u32,
-}
-
-#[cube]
-fn read<I: Int>(
-    first: &[I],
-    logs: &[f32],
-    deltas: &[f32],
-    work: &Work,
-    spot: &Spot,
-    sizes: &Sizes,
-    #[comptime] blocks: Blocks,
-) -> OfToken {
-    let token = work.token + UNIT_POS as usize;
-    let mut of_token = OfToken { log: f32::new(NEVER), delta: f32::new(0.0), first: 0u32.runtime() };
-    if (UNIT_POS as usize) < comptime!(blocks.chunk()) && token < sizes.t {
-        let row = (spot.batch * sizes.heads + work.head) * sizes.t + token;
-        of_token.log = logs[row] * f32::new(core::f32::consts::LOG2_E);
-        of_token.delta = deltas[row];
-        of_token.first = u32::cast_from(first[spot.batch * sizes.t + token]);
-    }
-    of_token
-}
-
-/// The same of two tiles of tokens.
-#[derive(CubeType)]
-struct OfTokens {
-    logs: Shared<[One<f32>]>,
-    deltas: Shared<[One<f32>]>,
-    first: Shared<[u32]>,
-}
-
-#[cube]
-impl OfTokens {
-    fn new(#[comptime] blocks: Blocks) -> Self {
-        let size = comptime!(2 * blocks.chunk());
-        OfTokens {
-            logs: Shared::<[One<f32>]>::new_aligned_slice(size, 16usize),
-            deltas: Shared::<[One<f32>]>::new_aligned_slice(size, 16usize),
-            first: Shared::<[u32]>::new_slice(size),
-        }
-    }
-
-    fn put(&mut self, of_token: OfToken, turn: usize, #[comptime] blocks: Blocks) {
-        let size = comptime!(blocks.chunk());
-        if (UNIT_POS as usize) < size {
-            let at = turn * size + UNIT_POS as usize;
-            self.logs[at] = One::new(of_token.log);
-            self.deltas[at] = One::new(of_token.delta);
-            self.first[at] = of_token.first;
-        }
-    }
-
-    fn log<O: Size>(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
-        let at = turn * comptime!(blocks.chunk()) + token;
-        read_pair::<f32, O>(self.logs.with_vector_size::<O>(), at, blocks)
-    }
-
-    fn delta<O: Size>(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> Pair<f32> {
-        let at = turn * comptime!(blocks.chunk()) + token;
-        read_pair::<f32, O>(self.deltas.with_vector_size::<O>(), at, blocks)
-    }
-
-    fn first(&self, turn: usize, token: usize, #[comptime] blocks: Blocks) -> usize {
-        self.first[turn * comptime!(blocks.chunk()) + token] as usize
     }
 }

@@ -8,7 +8,8 @@
 mod forward;
 mod keys;
 mod queries;
-mod tile;
+pub(super) mod tile;
+pub(super) mod tokens;
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -27,7 +28,7 @@ use crate::kernels::attention::AttentionOps;
 use tile::{SizesLaunch, StridesLaunch};
 
 /// The widest head.
-const WIDEST: usize = 128;
+pub(super) const WIDEST: usize = 128;
 
 /// Whether the kernels take heads of `d` numbers in `dtype`.
 pub(in crate::kernels) fn fits(client: &Client, dtype: DType, d: usize) -> bool {
@@ -89,7 +90,7 @@ impl Inputs {
 }
 
 /// A tensor `[.. .. .. d]` whose rows can be read `wide` numbers at a time: a view stays as it is where they can.
-fn in_rows(tensor: CubeTensor, wide: usize) -> CubeTensor {
+pub(super) fn in_rows(tensor: CubeTensor, wide: usize) -> CubeTensor {
     let strides = tensor.meta.strides();
     let readable = strides[3] == 1 && strides[..3].iter().all(|stride| stride.is_multiple_of(wide));
     if readable { tensor } else { into_contiguous(tensor) }

@@ -10,9 +10,12 @@ use crate::kernels::cube::tiles::{Source, fetch};
 const HIDDEN: f32 = -2e30;
 pub(super) const LEAST: f32 = -1e30;
 
+/// The log of a row's sum where there is no row: its probabilities are 0.
+pub const NEVER: f32 = 1e30;
+
 /// From row to row of the batch, token to token and head to head.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
-pub(super) struct Strides {
+pub struct Strides {
     pub batch: usize,
     pub token: usize,
     pub head: usize,
@@ -61,7 +64,7 @@ impl Sizes {
 
 /// Where a unit works: the cube's row of the batch and head, of `heads`, the unit's plane and its place in it.
 #[cube]
-pub(super) fn spot(heads: usize, share: usize, first: usize, end: usize) -> Spot {
+pub fn spot(heads: usize, share: usize, first: usize, end: usize) -> Spot {
     let index = CUBE_POS_X as usize;
     let lane = UNIT_POS as usize % 32;
     let head = index % heads;
@@ -80,14 +83,14 @@ pub(super) fn spot(heads: usize, share: usize, first: usize, end: usize) -> Spot
 
 /// The tile of tokens of a cube. Late tokens see most: they begin first.
 #[cube]
-pub(super) fn late_first(cube: usize, count: usize) -> usize {
+pub fn late_first(cube: usize, count: usize) -> usize {
     count - 1 - cube
 }
 
 /// The first column that a token sees; tokens beyond the end see what the last one does.
 #[cube]
-pub(super) fn first_of<I: Int>(first: &[I], batch: usize, token: usize, sizes: &Sizes) -> usize {
-    usize::cast_from(first[batch * sizes.t + min(token, sizes.t - 1)])
+pub fn first_of<I: Int>(first: &[I], batch: usize, token: usize, t: usize) -> usize {
+    usize::cast_from(first[batch * t + min(token, t - 1)])
 }
 
 /// What a cube's tile of tokens sees: `count` tiles of columns from `start` on.
@@ -111,12 +114,12 @@ impl Columns {
         #[comptime] blocks: Blocks,
     ) -> Columns {
         let size = comptime!(blocks.chunk());
-        let start = first_of::<I>(first, spot.batch, token, sizes);
+        let start = first_of::<I>(first, spot.batch, token, sizes.t);
         let end = min(sizes.past() + token + size, sizes.s);
         Columns {
             start,
             count: (end - start).div_ceil(size),
-            inner: first_of::<I>(first, spot.batch, token + size - 1, sizes),
+            inner: first_of::<I>(first, spot.batch, token + size - 1, sizes.t),
             own: sizes.past() + token,
         }
     }
@@ -159,9 +162,9 @@ pub(super) struct Visible {
 #[cube]
 pub(super) fn visible<I: Int>(first: &[I], row: usize, spot: &Spot, sizes: &Sizes) -> Visible {
     Visible {
-        upper_first: first_of::<I>(first, spot.batch, row, sizes),
+        upper_first: first_of::<I>(first, spot.batch, row, sizes.t),
         upper_last: sizes.past() + row,
-        lower_first: first_of::<I>(first, spot.batch, row + 8, sizes),
+        lower_first: first_of::<I>(first, spot.batch, row + 8, sizes.t),
         lower_last: sizes.past() + row + 8,
     }
 }
@@ -195,7 +198,7 @@ pub(super) fn hide(
 
 /// `2^x`.
 #[cube]
-pub(super) fn power_of_two(x: f32, #[comptime] blocks: Blocks) -> f32 {
+pub fn power_of_two(x: f32, #[comptime] blocks: Blocks) -> f32 {
     if comptime!(blocks.emulated) {
         (x * f32::new(core::f32::consts::LN_2)).exp()
     } else {
@@ -241,14 +244,14 @@ pub(super) fn scale_all(sums: &mut Array<Pair<f32>>, by: f32, #[comptime] count:
 
 /// What becomes of the four parts of a row that a quad of units holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Fold {
+pub enum Fold {
     Sum,
     Largest,
 }
 
 /// Two rows' parts, of all four units of a quad.
 #[cube]
-pub(super) fn over_quad(
+pub fn over_quad(
     upper: f32,
     lower: f32,
     scratch: &mut Shared<[f32]>,

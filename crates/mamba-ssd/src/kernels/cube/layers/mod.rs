@@ -27,7 +27,6 @@ use cubecl::calculate_cube_count_elemwise;
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
-#[cfg(feature = "cuda")]
 pub(in crate::kernels) use reduce::sum_of_parts;
 
 use crate::kernels::discrete::{Discrete, DiscreteOps};
