@@ -1,17 +1,18 @@
 """Training and held-out texts of docs/results.md from a clone of github.com/mlschmitt/classic-books-markdown and three files of this study's data:
 the validation books and GSM8K's training problems, as JSON lines.
 
-    python3 benches/data/books.py CLONE books-valid.jsonl gsm8k-train.jsonl
+    python3 benches/data/books.py CLONE books-valid.jsonl gsm8k-train.jsonl [MILLIONS]
 
-Writes train.jsonl (130 million characters of books that are dated up to 1928 or not at all, none of the validation books, in pieces of about 12,000
-characters, and the problems by tens) and valid.jsonl (pieces of 8,000)."""
+Writes train.jsonl (130 or MILLIONS million characters of books that are dated up to 1928 or not at all, none of the validation books, in pieces of
+about 12,000 characters, and the problems by tens) and valid.jsonl (pieces of 8,000)."""
 import json
 import random
 import re
 import sys
 from pathlib import Path
 
-clone, valid_path, gsm8k_path = map(Path, sys.argv[1:])
+clone, valid_path, gsm8k_path = map(Path, sys.argv[1:4])
+limit = float(sys.argv[4] if len(sys.argv) > 4 else 130) * 1e6
 random.seed(0)
 
 
@@ -51,7 +52,7 @@ random.shuffle(parts)
 for piece in parts:
     train.append(piece)
     size += len(piece)
-    if size > 130e6:
+    if size > limit:
         break
 problems = [f"Question: {problem['question']}\nAnswer: {problem['answer']}" for problem in lines(gsm8k_path)]
 random.shuffle(problems)

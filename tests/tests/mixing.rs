@@ -5,19 +5,20 @@
 
 use burn::tensor::{DType, Tensor};
 use mamba_ssd::{Mixing, Segments, SsdInput};
-use mamba_ssd_tests::device::{backend, device, dtypes, state_dtype};
+use mamba_ssd_tests::device::{device, state_dtype};
 use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
 use mamba_ssd_tests::rng::Rng;
 
-/// Of the squares, and of the gradients of the decays, B, C and D: ten times what was measured, in bf16 two to three
-/// times.
-fn limit(dtype: DType) -> f64 {
+/// Of the squares and of the gradients of the decays, B, C and D: ten times what was measured. In bf16 three times: the kernels
+/// keep entries of the matrices in f32 and round what is multiplied and written; tensor operations round the matrices.
+fn limits(dtype: DType, by_kernels: bool) -> [f64; 5] {
     match dtype {
-        DType::F64 => 2e-13,
-        DType::F32 => 2e-5,
-        _ => 1e-2,
+        DType::F64 => [2e-13; 5],
+        DType::F32 => [2e-5; 5],
+        _ if by_kernels => [2e-5, 2e-5, 1e-2, 1e-2, 5e-3],
+        _ => [3e-2; 5],
     }
 }
 
@@ -112,8 +113,10 @@ impl Case {
             let top = scores.iter().copied().fold(f64::MIN, f64::max);
             let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
             let row = (batch * h + head) * t + l;
-            for (s, score) in seen.zip(&scores) {
-                let between: f64 = (s + 1..=l).map(|r| inputs.log_a[decay(r)]).sum();
+            let mut between = 0.0f64; // the logarithms behind s, up to l
+            let mut behind = 0.0; // what the columns in front of a token add to its decay's gradient
+            let mut terms = vec![0.0; scores.len()];
+            for (s, score) in seen.clone().zip(&scores).rev() {
                 let product = dot(&inputs.c[of_group(l)..][..n], &inputs.b[of_group(s)..][..n]);
                 let matrix = product * between.exp();
                 let skip = if s == l { inputs.d[head] } else { 0.0 };
@@ -124,10 +127,15 @@ impl Case {
                     dc[of_group(l) + i] += slope * between.exp() * inputs.b[of_group(s) + i];
                     db[of_group(s) + i] += slope * between.exp() * inputs.c[of_group(l) + i];
                 }
-                (s + 1..=l).for_each(|r| dlog_a[decay(r)] += slope * matrix);
+                terms[s - seen.start] = slope * matrix;
+                between += inputs.log_a[decay(s)];
                 if s == l {
                     dd[head] += slope;
                 }
+            }
+            for r in seen.clone() {
+                dlog_a[decay(r)] += behind;
+                behind += terms[r - seen.start];
             }
         }
         [squares, dlog_a, db, dc, dd]
@@ -146,7 +154,10 @@ impl Case {
         let k = tensor(&inputs.k, [b, t, kv, e], dtype, &device);
         let segments = self.documents.as_ref().map(|lengths| Segments::from_lengths(lengths, &device));
         let x = Tensor::zeros([b, t, h, 1], (&device, dtype));
-        let input = SsdInput::new(x, log_a.clone(), bs.clone(), cs.clone()).with_segments(segments.clone());
+        // B and C as they come out of a projection: parts of longer rows.
+        let rows = Tensor::cat(vec![bs.clone(), cs.clone()], 3);
+        let [b_part, c_part] = [0, n].map(|start| rows.clone().narrow(3, start, n));
+        let input = SsdInput::new(x, log_a.clone(), b_part, c_part).with_segments(segments.clone());
         let student = Mixing::ssd([input].into_iter(), None, d.clone());
         let teacher = Mixing::attention(q, k, segments.as_ref());
         let native = student.row_distances(&teacher);
@@ -164,13 +175,13 @@ impl Case {
     fn assert_equals_loops(&self, dtype: DType) -> bool {
         let inputs = self.inputs(7, dtype);
         let ((got, once), want) = (self.measured(&inputs, dtype), self.expected(&inputs));
-        for ((what, got), want) in ["squares", "dlog_a", "db", "dc", "dd"].into_iter().zip(&got).zip(&want) {
-            let error = relative_error(got, want, want);
-            println!("{what} of {self:?} in {dtype:?}: relative error {error:.1e}");
+        let whats = ["squares", "dlog_a", "db", "dc", "dd"];
+        for (i, limit) in limits(dtype, once).into_iter().enumerate() {
+            let error = relative_error(&got[i], &want[i], &want[i]);
+            let what = whats[i];
             assert!(
-                error <= limit(dtype),
-                "{what} of {self:?} in {dtype:?}: relative error {error:.1e} above {:.0e}",
-                limit(dtype)
+                error <= limit,
+                "{what} of {self:?} in {dtype:?}: relative error {error:.1e} above {limit:.0e}"
             );
         }
         once
@@ -183,42 +194,54 @@ fn in_tensor_operations(student: &Mixing, teacher: &Mixing, wide: DType) -> Tens
     difference.square().sum_dim(3).reshape([b, h, t])
 }
 
-/// In f32 CUDA has no kernels, and burn's products are tuned there for minutes.
-#[test]
-fn squares_of_rows_and_their_gradients_equal_plain_loops() {
-    for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
-        for case in [
-            Case::new([2, 150, 4, 4, 64, 2, 64], 0.2),
-            Case::new([1, 64, 2, 1, 16, 2, 64], 0.05),
-            Case::new([1, 1, 2, 2, 8, 1, 8], 0.2),
-            Case::new([1, 200, 2, 2, 64, 1, 128], 3.0),
-            Case::new([2, 150, 4, 2, 16, 4, 16], 0.2).packed(vec![vec![1, 80, 69], vec![63, 65, 22]]),
-        ] {
-            let once = case.assert_equals_loops(dtype);
-            assert_eq!(once, backend() == "cuda" && dtype == DType::BF16, "one operation: {case:?}");
+#[cfg(not(feature = "wgpu"))] // where it is tensor operations: the mixers' suite runs those
+mod native {
+    use super::*;
+    use mamba_ssd_tests::device::{backend, dtypes};
+
+    /// In f32 CUDA has no kernels, and burn's products are tuned there for minutes.
+    #[test]
+    fn squares_of_rows_and_their_gradients_equal_plain_loops() {
+        for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
+            for case in [
+                Case::new([2, 150, 4, 4, 64, 2, 64], 0.2),
+                Case::new([1, 64, 2, 1, 16, 2, 64], 0.05),
+                Case::new([1, 1, 2, 2, 8, 1, 8], 0.2),
+                Case::new([1, 200, 2, 2, 64, 1, 128], 3.0),
+                Case::new([1, 1000, 2, 2, 16, 1, 16], 0.02),
+                Case::new([2, 150, 4, 2, 16, 4, 16], 0.2).packed(vec![vec![1, 80, 69], vec![63, 65, 22]]),
+            ] {
+                let once = case.assert_equals_loops(dtype);
+                assert_eq!(once, backend() == "cuda" && dtype == DType::BF16, "one operation: {case:?}");
+            }
         }
     }
-}
 
-#[test]
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
-fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
-    // One kernel of each for all: compiling is what takes time on a software device.
-    for case in [
-        Case::new([2, 70, 2, 1, 12, 1, 16], 0.2),
-        Case::new([1, 37, 2, 2, 12, 2, 16], 20.0),
-        Case::new([1, 100, 2, 2, 12, 1, 16], 0.05).packed(vec![vec![1, 33, 40, 26]]),
-    ] {
-        let once = mamba_ssd::emulate_tensor_cores(2, || case.assert_equals_loops(DType::F32));
-        assert!(once, "one operation: {case:?}");
+    /// Two runs of one call give the same bits: no sum depends on the order in which cubes run.
+    #[test]
+    fn distances_repeat_themselves_to_the_bit() {
+        let dtype = dtypes().pop().expect("a dtype");
+        let case = Case::new([2, 150, 4, 4, 64, 2, 64], 0.2);
+        let inputs = case.inputs(3, dtype);
+        assert!(case.measured(&inputs, dtype) == case.measured(&inputs, dtype), "two runs differ");
     }
 }
 
-/// Two runs of one call give the same bits: no sum depends on the order in which cubes run.
-#[test]
-fn distances_repeat_themselves_to_the_bit() {
-    let dtype = dtypes().pop().expect("a dtype");
-    let case = Case::new([2, 150, 4, 4, 64, 2, 64], 0.2);
-    let inputs = case.inputs(3, dtype);
-    assert!(case.measured(&inputs, dtype) == case.measured(&inputs, dtype), "two runs differ");
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod emulated {
+    use super::*;
+    use mamba_ssd::emulate_tensor_cores;
+
+    #[test]
+    fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
+        // One kernel of each for all: compiling is what takes time on a software device.
+        for case in [
+            Case::new([2, 70, 2, 1, 12, 1, 16], 0.2),
+            Case::new([1, 37, 2, 2, 12, 2, 16], 20.0),
+            Case::new([1, 100, 2, 2, 12, 1, 16], 0.05).packed(vec![vec![1, 33, 40, 26]]),
+        ] {
+            let once = emulate_tensor_cores(2, || case.assert_equals_loops(DType::F32));
+            assert!(once, "one operation: {case:?}");
+        }
+    }
 }

@@ -75,7 +75,9 @@ impl DeviceChoice {
         };
         if dtype != FloatDType::F32 {
             ensure!(self != Self::Flex, "{dtype:?} is for GPUs; take f32, or another --device");
-            device.configure(dtype).with_context(|| format!("device {self} in {dtype:?}"))?;
+            let advice =
+                || format!("device {self} does not compute in {dtype:?}; take f32, or another --device");
+            device.configure(dtype).with_context(advice)?;
         }
         match probe(&device) {
             Ok(()) => Ok(device),

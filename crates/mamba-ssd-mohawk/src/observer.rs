@@ -49,8 +49,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Seconds this step took.
     pub seconds: f64,
-    /// Seconds of these until both passes were handed to the device. Where they are nearly all, the host is what the
-    /// device waits for.
+    /// Seconds of these until both passes were handed to the device, on a CPU until they were computed. A GPU waits for the
+    /// host where they are nearly all; but a GPU with a full queue makes the host wait, too.
     #[serde(default)]
     pub host_seconds: f64,
     /// Tokens of this step per second.

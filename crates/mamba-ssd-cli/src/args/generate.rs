@@ -80,7 +80,7 @@ pub struct GenerateArgs {
     /// With the log-probability of every token
     #[arg(long, requires = "json")]
     pub log_probabilities: bool,
-    /// How weights are held: bf16 anywhere, int8 on the CPU
+    /// How weights are held: bf16 on the CPU and on CUDA, int8 on the CPU
     #[arg(long, value_enum, default_value_t)]
     pub weights: WeightsArg,
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N

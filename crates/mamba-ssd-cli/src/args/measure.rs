@@ -80,7 +80,7 @@ pub struct BenchArgs {
     /// Tokens that the rows have read before they write
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [128])]
     pub context: Vec<usize>,
-    /// How weights are held: bf16 anywhere, int8 on the CPU
+    /// How weights are held: bf16 on the CPU and on CUDA, int8 on the CPU
     #[arg(long, value_enum, default_value_t)]
     pub weights: WeightsArg,
     /// Runs of each; their median counts
@@ -124,7 +124,7 @@ pub struct WarmUpArgs {
     /// Rows of batches
     #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8])]
     pub batches: Vec<usize>,
-    /// How weights are held: bf16 anywhere, int8 on the CPU
+    /// How weights are held: bf16 on the CPU and on CUDA, int8 on the CPU
     #[arg(long, value_enum, default_value_t)]
     pub weights: WeightsArg,
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N

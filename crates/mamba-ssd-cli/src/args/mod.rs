@@ -60,7 +60,7 @@ pub enum WeightsArg {
     /// As they are computed with.
     #[default]
     F32,
-    /// Half the memory, and faster at writing; on GPUs everything but sums and states is then computed in it.
+    /// Half the memory, and faster at writing; on CUDA everything but sums and states is then computed in it.
     Bf16,
     /// On the CPU a quarter of the memory, and faster at writing; a weight is off by up to 0.4 % of the largest in its
     /// block.
@@ -80,7 +80,7 @@ impl WeightsArg {
     /// Opens a device that is to hold weights so.
     ///
     /// # Errors
-    /// When it does not work, or cannot.
+    /// When the device does not work, or knows no such weights.
     pub fn on(self, device: DeviceChoice) -> anyhow::Result<(Device, Held)> {
         let on_cpu = device == DeviceChoice::Flex;
         let held = |dtype: FloatDType, format| {

@@ -15,7 +15,7 @@ mod source;
 
 pub use batch::Batch;
 pub use order::{Cursor, Loader};
-pub use source::{Text, TextFormat, Texts, open_compressed, read_texts};
+pub use source::{Skipped, Text, TextFormat, Texts, open_compressed, read_texts};
 
 use crate::error::MohawkError;
 

@@ -1,6 +1,7 @@
 //! Documents from files: JSONL, one object a line, or plain text, one document a paragraph block; as they are or
 //! compressed.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -68,7 +69,8 @@ pub struct TextFormat<'a> {
     pub field: &'a str,
     /// What ends the prompt of a text, which is not learned: see [`Text::new`].
     pub marker: Option<&'a str>,
-    /// Whether a line that cannot be read is passed over; otherwise the whole file is refused.
+    /// Whether a line that cannot be read is passed over, also inside a document of plain text; otherwise the whole file
+    /// is refused.
     pub skip_bad_lines: bool,
 }
 
@@ -84,8 +86,34 @@ impl<'a> TextFormat<'a> {
 pub struct Texts {
     /// In the order of the file, none of them empty.
     pub texts: Vec<Text>,
-    /// Lines that were passed over, each with its number and the reason.
-    pub skipped: Vec<(usize, String)>,
+    /// Lines that were passed over.
+    pub skipped: Skipped,
+}
+
+/// Lines that were passed over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub count: usize,
+    /// The number of the first, and what is wrong with it.
+    pub first: Option<(usize, String)>,
+}
+
+impl Skipped {
+    fn add(&mut self, line: usize, reason: String) {
+        self.count += 1;
+        self.first.get_or_insert((line, reason));
+    }
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bad line{}", self.count, if self.count == 1 { "" } else { "s" })?;
+        match &self.first {
+            Some((line, reason)) => write!(f, ", the first is line {line}: {reason}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Reads documents from `path`: a `.jsonl` file has one JSON object a line, in any other file documents are separated
@@ -100,10 +128,10 @@ pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkEr
     let name = if compressed { path.file_stem().map(Path::new).unwrap_or(path) } else { path };
     let is_jsonl = name.extension().is_some_and(|end| end == "jsonl");
     let mut lines = Lines { reader: BufReader::new(open_compressed(path)?), number: 0 };
-    let mut read = Texts::default();
+    let (mut texts, mut skipped) = (Vec::new(), Skipped::default());
     let mut keep = |text: &str| {
         if !text.trim().is_empty() {
-            read.texts.push(Text::new(text, format.marker));
+            texts.push(Text::new(text, format.marker));
         }
     };
     let mut document = String::new();
@@ -121,7 +149,7 @@ pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkEr
             Ok(text) if is_jsonl => keep(&text),
             Ok(line) if line.is_empty() => keep(std::mem::take(&mut document).trim()),
             Ok(line) => document.extend([line.as_str(), "\n"]),
-            Err(reason) if format.skip_bad_lines => read.skipped.push((lines.number, reason)),
+            Err(reason) if format.skip_bad_lines => skipped.add(lines.number, reason),
             Err(reason) => {
                 let place = format!("{}, line {}", path.display(), lines.number);
                 return Err(MohawkError::Data(format!("{place}: {reason}")));
@@ -129,11 +157,12 @@ pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkEr
         }
     }
     keep(document.trim());
-    if read.texts.is_empty() {
+    if texts.is_empty() {
         let found = format!("{} holds no text, expected at least one document", path.display());
-        return Err(MohawkError::Data(found));
+        let passed = if skipped.count > 0 { format!("; passed over {skipped}") } else { String::new() };
+        return Err(MohawkError::Data(found + &passed));
     }
-    Ok(read)
+    Ok(Texts { texts, skipped })
 }
 
 /// The lines of a file, one at a time.
@@ -156,10 +185,7 @@ impl<R: BufRead> Lines<R> {
             line.pop();
         } else if line.len() > LONGEST_LINE {
             self.reader.skip_until(b'\n')?;
-            return Ok(Some(Err(format!(
-                "more than {} MiB, expected a document a line",
-                LONGEST_LINE >> 20
-            ))));
+            return Ok(Some(Err(format!("longer than {} MiB; break it up", LONGEST_LINE >> 20))));
         }
         if line.last() == Some(&b'\r') {
             line.pop();
@@ -175,7 +201,18 @@ fn parse_line(line: &str, field: &str) -> Result<String, String> {
         serde_json::from_str(line).map_err(|error| format!("no JSON object ({error})"))?;
     match value.get(field) {
         Some(serde_json::Value::String(text)) => Ok(text.clone()),
-        Some(other) => Err(format!("`{field}` is {other}, expected a string")),
+        Some(other) => Err(format!("`{field}` is {}, expected a string", kind(other))),
         None => Err(format!("no field `{field}`; name the right one with `field` in [data]")),
+    }
+}
+
+fn kind(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "null",
+        serde_json::Value::Bool(_) => "true or false",
+        serde_json::Value::Number(_) => "a number",
+        serde_json::Value::String(_) => "a string",
+        serde_json::Value::Array(_) => "an array",
+        serde_json::Value::Object(_) => "an object",
     }
 }

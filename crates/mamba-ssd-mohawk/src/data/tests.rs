@@ -139,15 +139,25 @@ fn bad_lines_are_named_or_passed_over() {
         read_texts(&path, TextFormat { skip_bad_lines: true, ..TextFormat::new("text") }).expect("two texts");
     let texts: Vec<&str> = read.texts.iter().map(|text| text.text.as_str()).collect();
     assert_eq!(texts, ["a", "b"]);
-    let [utf8, number, long, json] = &read.skipped[..] else { panic!("{:?}", read.skipped) };
-    assert_eq!([utf8.0, number.0, long.0, json.0], [2, 4, 5, 6]);
-    assert_eq!(long.1, "more than 64 MiB, expected a document a line");
-    assert!(number.1.contains("expected a string") && json.1.contains("no JSON object"));
+    let first = "4 bad lines, the first is line 2: no UTF-8 from byte 11 of the line on";
+    assert_eq!(read.skipped.to_string(), first);
+    // Each of the others by itself.
+    let reason = |line: &[u8], skip_bad_lines| {
+        std::fs::write(&path, line).expect("writable");
+        let format = TextFormat { skip_bad_lines, ..TextFormat::new("text") };
+        read_texts(&path, format).expect_err("no text").to_string()
+    };
+    let lines: Vec<&[u8]> = content.split(|&byte| byte == b'\n').collect();
+    assert!(reason(lines[3], false).ends_with("line 1: `text` is a number, expected a string"));
+    assert!(reason(lines[4], false).ends_with("line 1: longer than 64 MiB; break it up"));
+    assert!(reason(lines[5], false).contains("line 1: no JSON object"));
+    let passed = "passed over 1 bad line, the first is line 1: `text` is a number, expected a string";
+    assert!(reason(lines[3], true).ends_with(passed));
 
     let path = folder.path().join("texts.txt");
     std::fs::write(&path, b"one\r\n\r\ntwo\xff\nthree\n\n\n\nfour").expect("writable");
     let read = read_texts(&path, TextFormat { skip_bad_lines: true, ..TextFormat::new("text") })
         .expect("three texts");
     let texts: Vec<&str> = read.texts.iter().map(|text| text.text.as_str()).collect();
-    assert_eq!((texts, read.skipped.len()), (vec!["one", "three", "four"], 1));
+    assert_eq!((texts, read.skipped.count), (vec!["one", "three", "four"], 1));
 }

@@ -41,15 +41,22 @@ pub fn matrix_orientation(
     assert_eq!([b, h, t, s], of_teacher, "mixing matrices of student and teacher");
     let squares = (widen(student) - widen(teacher)).square();
     let per_row = squares.sum_dim(3).reshape([b, h, t]);
-    masked_rows(per_row, rows).sum_dim(2).add_scalar(EPSILON).sqrt().mean()
+    mean_norm(per_row, rows)
 }
 
-/// [`matrix_orientation`] of matrices given by their factors, in the memory of `block` rows of them: the same number and
-/// the same gradients, of the student alone.
+/// The mean over batch and heads of the roots of the sums of `squares [b h t]`.
+fn mean_norm(squares: Tensor<3>, rows: Option<&Tensor<2, Bool>>) -> Tensor<1> {
+    masked_rows(squares, rows).sum_dim(2).add_scalar(EPSILON).sqrt().mean()
+}
+
+/// [`matrix_orientation`] of matrices given by their factors: the same number and the same gradients of the student. The
+/// teacher is a constant.
 ///
-/// Where the device has it, all rows are one operation ([`Mixing::row_distances`]). Elsewhere the first pass over the blocks adds up the squares of every head. With those the derivative of the loss for a
-/// block is known, so the second pass runs every block forward and backward and lets go of it. What is returned is the
-/// loss with the sum of these gradients attached: a function that has this value and this gradient in the factors.
+/// Where the device has it, all rows are one operation ([`Mixing::row_distances`]), and no matrix is ever in memory.
+/// Elsewhere it goes `block` rows at a time: the first pass over the blocks adds up the squares of every head. With those the
+/// derivative of the loss for a block is known, so the second pass runs every block forward and backward and lets go of
+/// it. What is returned is the loss with the sum of these gradients attached: a function that has this value and this
+/// gradient in the factors.
 ///
 /// # Shapes
 ///
@@ -68,15 +75,15 @@ pub fn matrix_orientation_by_blocks(
     assert_eq!([b, h, t], teacher.dims(), "batch, heads and length of the mixing matrices");
     assert!(block > 0, "a block of no rows");
     if let Some(squares) = student.row_distances(teacher) {
-        let norms = masked_rows(squares, rows).sum_dim(2).add_scalar(EPSILON).sqrt();
-        return norms.mean();
+        return mean_norm(squares, rows);
     }
+    let constant = |mixing: &Mixing| mixing.map(&mut |factor| factor.detach());
+    let teacher = constant(teacher);
     if block >= t {
         return matrix_orientation(student.whole(), teacher.whole(), rows);
     }
     let starts = || (0..t).step_by(block).map(|start| start..t.min(start + block));
-    let constant = |mixing: &Mixing| mixing.map(&mut |factor| factor.detach());
-    let (fixed, teacher) = (constant(student), constant(teacher));
+    let fixed = constant(student);
     let squares = |student: &Mixing, at: Range<usize>| squares_of_rows(student, &teacher, rows, at);
     let total = starts().map(|at| squares(&fixed, at)).reduce(|sum, squares| sum + squares);
     let norms = total.expect("at least one block").add_scalar(EPSILON).sqrt(); // b h

@@ -110,7 +110,8 @@ pub struct DataRecipe {
     pub documents: usize,
     /// Text up to and including the first of this marker carries no loss in stage 3.
     pub prompt_marker: Option<String>,
-    /// Whether lines of a file that cannot be read are passed over and counted; otherwise the first one ends the run.
+    /// Whether lines of a file that cannot be read are passed over and counted, also inside a document of plain text;
+    /// otherwise the first one ends the run.
     pub skip_bad_lines: bool,
 }
 

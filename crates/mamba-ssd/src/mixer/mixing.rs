@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! SSD         M[l, s] = (C_l · B_s) exp(Σ_{s<r≤l} log a_r) Δ_s, and D on the diagonal
-//! attention   M[l, ·] = softmax over the visible s of q_l · k_s
+//! attention   M[l, ·] = softmax over the visible s of q_l · k_s / √d
 //! ```
 //!
 //! Decays between a row of the block and a column in front of it are the sum of the decays inside the block and
@@ -61,6 +61,10 @@ struct Softmax {
 impl Mixing {
     /// The sum of the matrices of `inputs`, whose values do not matter, with columns scaled by `columns [b t h]` and
     /// D `[h]` on the diagonal.
+    ///
+    /// # Panics
+    ///
+    /// If there is no input.
     pub fn ssd(inputs: impl Iterator<Item = SsdInput>, columns: Option<Tensor<3>>, d: Tensor<1>) -> Self {
         let terms: Vec<Ssd> = inputs
             .map(|input| {
@@ -129,10 +133,17 @@ impl Mixing {
         }
     }
 
-    /// The squares of the differences between these matrices, SSD's, and attention's, added up along every row,
-    /// `[b h t]`, as one operation that holds neither. Gradients flow to these matrices alone. None where the device
-    /// has no such operation for the dtype, or the two are other matrices.
+    /// The squares of the differences between these matrices and those of attention, added up along every row,
+    /// `[b h t]`, as one operation that holds neither. Gradients flow to these matrices alone.
+    ///
+    /// None where the device has no such operation (CUDA has it in bf16), or these are not the matrices of one SSD without
+    /// scaled columns, such as those of [`DiscreteMamba2`](super::DiscreteMamba2).
+    ///
+    /// # Panics
+    ///
+    /// If the sizes of the two differ.
     pub fn row_distances(&self, attention: &Self) -> Option<Tensor<3>> {
+        assert_eq!(self.dims(), attention.dims(), "batch, heads and length of the mixing matrices");
         #[cfg(feature = "cube")]
         if let (Factors::Ssd { terms, columns: None, d }, Factors::Attention(softmax)) =
             (&self.factors, &attention.factors)
@@ -142,8 +153,6 @@ impl Mixing {
             let student = SsdFactors { log_a, b, c, d };
             return native_row_distances(&student, &SoftmaxFactors { q, k, first: first.as_ref() });
         }
-        #[cfg(not(feature = "cube"))]
-        let _ = attention;
         None
     }
 

@@ -13,7 +13,7 @@ pub struct Machine {
     pub name: String,
     /// Bytes a second that are read from memory, on all threads.
     pub bandwidth: f64,
-    /// Operations a second of a large product in f32.
+    /// Operations a second of a large product, in what the device computes in.
     pub flops: f64,
 }
 
@@ -68,10 +68,10 @@ fn sum(numbers: &[u64]) -> u64 {
     lanes.iter().fold(0, |sum, lane| sum.wrapping_add(*lane))
 }
 
-/// Reading and writing 256 MiB each.
+/// Reading and writing 2²⁶ numbers each, in what the device computes in.
 fn copy_rate(device: &Device) -> f64 {
     let numbers = Tensor::<1>::zeros([1 << 26], device);
-    best(4, 2.0 * 4.0 * (1u64 << 26) as f64, || {
+    best(4, 2.0 * (numbers.dtype().size() << 26) as f64, || {
         black_box(numbers.clone() + 1.0);
         let _ = device.sync();
     })

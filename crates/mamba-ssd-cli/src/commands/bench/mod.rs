@@ -66,7 +66,7 @@ fn model(args: &BenchArgs, held: Held, device: &Device) -> Result<Model> {
         && let Some(preset) = presets::by_name(name)
     {
         let config = preset.config();
-        check_memory(&config, held.format)?;
+        check_memory(&config, held)?;
         return Ok(held.format.store(config.init(device)));
     }
     let path = hub::local(&args.model)?;
@@ -80,10 +80,10 @@ fn model(args: &BenchArgs, held: Held, device: &Device) -> Result<Model> {
 }
 
 /// An error if random weights would not fit.
-fn check_memory(config: &ModelConfig, format: WeightFormat) -> Result<()> {
+fn check_memory(config: &ModelConfig, held: Held) -> Result<()> {
     // One weight at a time is drawn in f32; scales are a sixteenth of the integers.
-    let bytes = match format {
-        WeightFormat::Full => 4 * config.n_params(),
+    let bytes = match held.format {
+        WeightFormat::Full => held.dtype.size() * config.n_params(),
         WeightFormat::Bf16 => 2 * config.n_params(),
         WeightFormat::Int8 => config.n_params() * 17 / 16,
     };

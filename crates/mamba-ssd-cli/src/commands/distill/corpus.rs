@@ -47,9 +47,9 @@ type Parts = (Vec<Text>, Vec<Text>, Vec<Problem>);
 
 fn from_file(recipe: &Recipe, path: &Path) -> Result<Parts> {
     let data = &recipe.data;
-    let mut training = readable(data, path, data.prompt_marker.as_deref())?;
+    let mut training = read_aloud(data, path, data.prompt_marker.as_deref())?;
     if let Some(path) = &recipe.eval.path {
-        let mut held_out = readable(data, path, None)?;
+        let mut held_out = read_aloud(data, path, None)?;
         held_out.truncate(recipe.eval.documents);
         return Ok((training, held_out, Vec::new()));
     }
@@ -64,15 +64,11 @@ fn from_file(recipe: &Recipe, path: &Path) -> Result<Parts> {
 }
 
 /// The texts of a file. Lines that were passed over are counted aloud.
-fn readable(data: &DataRecipe, path: &Path, marker: Option<&str>) -> Result<Vec<Text>> {
+fn read_aloud(data: &DataRecipe, path: &Path, marker: Option<&str>) -> Result<Vec<Text>> {
     let format = TextFormat { field: &data.field, marker, skip_bad_lines: data.skip_bad_lines };
     let Texts { texts, skipped } = read_texts(path, format)?;
-    if let Some((line, reason)) = skipped.first() {
-        let count = skipped.len();
-        note(format_args!(
-            "{}: {count} bad lines passed over, the first is line {line}: {reason}",
-            path.display()
-        ));
+    if skipped.count > 0 {
+        note(format_args!("{}: passed over {skipped}", path.display()));
     }
     Ok(texts)
 }

@@ -24,13 +24,13 @@ pub(super) fn add_up(per_head: CubeTensor, shape: impl Into<Shape>) -> CubeTenso
         );
     }
     let out = empty(&per_head, shape, per_head.dtype);
-    let client = &per_head.client.clone();
+    let client = per_head.client.clone();
     let units = batch * t * heads / share * n;
-    let dim = CubeDim::new(client, units);
+    let dim = CubeDim::new(&client, units);
     let dtype = dtype_to_storage_type(per_head.dtype);
     add_up_heads::launch(
-        client,
-        calculate_cube_count_elemwise(client, units, dim),
+        &client,
+        calculate_cube_count_elemwise(&client, units, dim),
         dim,
         per_head.into_buffer_arg(),
         out.clone().into_buffer_arg(),

@@ -1,4 +1,4 @@
-//! What the three kernels share: sizes, places, scores and their masks.
+//! What attention's kernels share, in parts with those of mixing matrices: sizes, places, scores and their masks.
 
 use cubecl::prelude::*;
 

@@ -120,6 +120,7 @@ pub(super) fn columns<E: Float, W: Size, O: Size, I: Int>(
             for i in 0..4usize {
                 products[i] *= decay[i];
                 let inside = 16 * j + comptime!(i / 2 * 8) + spot.i;
+                let place = column + own + comptime!(i % 2 * 8);
                 let logs = of_tokens.log::<O>(turn, inside, blocks);
                 let mut pair = products[i];
                 #[unroll]
@@ -130,12 +131,10 @@ pub(super) fn columns<E: Float, W: Size, O: Size, I: Int>(
                         log: logs.extract(half),
                     };
                     let score = scores[i].extract(half) * scale;
-                    let place = column + own + comptime!(i % 2 * 8);
                     pair.insert(half, difference(pair.extract(half), score, skip, place, &of, blocks));
                 }
                 let slopes = pair * of_tokens.number::<O>(turn, inside, blocks) * Pair::new(2.0);
-                let row = column + own + comptime!(i % 2 * 8);
-                let terms = off_diagonal(slopes * products[i], token + inside, row);
+                let terms = off_diagonal(slopes * products[i], token + inside, place);
                 let sum = terms.extract(0usize) + terms.extract(1usize);
                 if comptime!(i % 2 == 0) {
                     upper_sum += sum;
