@@ -65,6 +65,11 @@ fn curve(run: &Run, kind: StageKind, window: usize) -> Result<Vec<(f64, f64)>> {
     Ok(steps.windows(window).map(|seen| (seen[window - 1].tokens as f64 / 1e6, mean(seen))).collect())
 }
 
+/// 1, 2 and 5 of every power of ten.
+fn ticks() -> Vec<f64> {
+    (-2..6).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power))).collect()
+}
+
 fn draw(args: &Args, curves: &[Vec<(f64, f64)>]) -> Result<()> {
     let all = || curves.iter().flatten();
     let longest = all().map(|point| point.0).fold(0.0, f64::max);
@@ -74,14 +79,15 @@ fn draw(args: &Args, curves: &[Vec<(f64, f64)>]) -> Result<()> {
     let room = 0.05 * (highest - lowest).max(1e-6);
     let area = SVGBackend::new(&args.out, (720, 400)).into_drawing_area();
     area.fill(&WHITE)?;
-    let mut axes = ChartBuilder::on(&area)
-        .margin(10)
-        .x_label_area_size(42)
-        .y_label_area_size(56)
-        .build_cartesian_2d((shortest..longest).log_scale(), lowest - room..highest + room)?;
+    let mut axes =
+        ChartBuilder::on(&area).margin(10).x_label_area_size(42).y_label_area_size(56).build_cartesian_2d(
+            (shortest..longest).log_scale().with_key_points(ticks()),
+            lowest - room..highest + room,
+        )?;
     axes.configure_mesh()
         .x_desc("tokens of the stage, millions")
         .y_desc(format!("loss, mean of {} steps", args.window))
+        .x_label_formatter(&|millions| format!("{millions}"))
         .light_line_style(TRANSPARENT)
         .draw()?;
     for (index, (run, points)) in args.runs.iter().zip(curves).enumerate() {

@@ -82,8 +82,8 @@ pub trait MixingOps: Backend {
     #[allow(clippy::too_many_arguments, reason = "an operation of burn takes tensors one by one")]
     #[fusion(meta = |log_a, _b, _c, _d, _q, _k, _first| {
         let rows = [log_a.shape[0], log_a.shape[2], log_a.shape[1]];
-        let spec = burn::backend::fusion::custom::TensorSpec::new(rows.into(), log_a.dtype);
-        (spec.clone(), spec)
+        let spec = || burn::backend::fusion::custom::TensorSpec::new(rows.into(), log_a.dtype);
+        (spec(), spec())
     })]
     fn row_distances(
         log_a: FloatTensor<Self>,
