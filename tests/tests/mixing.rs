@@ -236,7 +236,7 @@ mod emulated {
     fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
         // One kernel of each for all: compiling is what takes time on a software device.
         for case in [
-            Case::new([2, 70, 2, 1, 12, 1, 16], 0.2),
+            Case::new([2, 70, 4, 2, 12, 2, 16], 0.2),
             Case::new([1, 800, 1, 1, 12, 1, 16], 0.02),
             Case::new([1, 37, 2, 2, 12, 2, 16], 20.0),
             Case::new([1, 100, 2, 2, 12, 1, 16], 0.05).packed(vec![vec![1, 33, 40, 26]]),

@@ -140,6 +140,35 @@ fn an_empty_data_file_is_refused() {
 }
 
 #[test]
+fn a_bad_line_of_data_is_named_or_counted_and_passed_over() {
+    let folder = folder();
+    let good = "{\"text\": \"Sam has 4 apples and buys 5 more. Sam has 9 apples.\"}\n";
+    write(folder.path(), "data.jsonl", &format!("{good}{{\"text\": 3}}\n{}", good.repeat(3)));
+    let data =
+        |more: &str| format!("[data]\npath = \"data.jsonl\"\n{more}[eval]\ndocuments = 1\nproblems = 0");
+    write(folder.path(), "recipe.toml", &recipe(&data("")));
+    let command = ["distill", "--recipe", "recipe.toml", "--out", "run"];
+    assert_refused(&command, folder.path(), &["data.jsonl, line 2", "expected a string"]);
+    assert_eq!(entries(folder.path()), ["data.jsonl", "recipe.toml"]);
+
+    write(folder.path(), "recipe.toml", &recipe(&data("skip_bad_lines = true\n")));
+    let output = run(&command, folder.path());
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("passed over 1 bad line, the first is line 2: `text` is a number"), "{said}");
+    assert!(folder.path().join("run/student").exists());
+}
+
+#[test]
+fn weights_in_8_bits_are_refused_for_gpus() {
+    let folder = folder();
+    teacher(folder.path());
+    let command =
+        ["generate", "--model", "teacher", "--prompt", "1", "--weights", "int8", "--device", "cuda"];
+    assert_refused(&command, folder.path(), &["--weights int8 is for the CPU", "--device flex"]);
+}
+
+#[test]
 fn an_output_folder_must_be_empty_and_writable() {
     let folder = folder();
     write(folder.path(), "file", "in the way");

@@ -91,7 +91,10 @@ impl WeightsArg {
             Self::Bf16 if on_cpu => held(FloatDType::F32, WeightFormat::Bf16),
             Self::Bf16 => held(FloatDType::BF16, WeightFormat::Full),
             Self::Int8 => {
-                anyhow::ensure!(on_cpu, "--weights int8 is for the CPU; take bf16, or --device flex");
+                anyhow::ensure!(
+                    on_cpu,
+                    "--weights int8 is for the CPU; take f32, on CUDA also bf16, or --device flex"
+                );
                 held(FloatDType::F32, WeightFormat::Int8)
             }
         }
