@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use clap::Parser;
-use mamba_ssd::{Backbone, Decoder, DiscreteMamba2Config, MixerConfig};
+use mamba_ssd::{Backbone, Decoder, DiscreteMamba2Config, MixerConfig, State};
 use mamba_ssd_models::{Llama, LlamaConfig};
 
 #[derive(Parser)]
@@ -30,6 +30,9 @@ struct Args {
     /// Bytes a second that the device copies, read plus written; an H100 copies 3.0e12.
     #[arg(long, default_value_t = 3.0e12)]
     bandwidth: f64,
+    /// Keep SSD states in bf16 instead of f32.
+    #[arg(long)]
+    half_states: bool,
     /// Timed series of ten steps; the median is printed.
     #[arg(long, default_value_t = 9)]
     series: usize,
@@ -52,9 +55,12 @@ fn main() -> Result<()> {
     println!("| batch | ms a step | recorded | tokens/s | floor | recorded over floor |");
     println!("|---:|---:|---:|---:|---:|---:|");
     for batch in args.batch {
-        let bytes = weights + 2 * model.init_state(batch, &device).bytes();
-        let floor = bytes as f64 / args.bandwidth;
-        let [plain, recorded] = decode(&model, batch, args.series, &device);
+        let state = || match args.half_states {
+            true => model.init_state(batch, &device).with_ssm_dtype(FloatDType::BF16),
+            false => model.init_state(batch, &device),
+        };
+        let floor = (weights + 2 * state().bytes()) as f64 / args.bandwidth;
+        let [plain, recorded] = decode(&model, state, args.series, &device);
         let rate = batch as f64 / recorded;
         let [plain_ms, recorded_ms, floor_ms] = [plain, recorded, floor].map(|seconds| seconds * 1e3);
         let ratio = recorded / floor;
@@ -76,15 +82,16 @@ fn main() -> Result<()> {
 }
 
 /// Seconds of a step by hand, and of a recorded one.
-fn decode(model: &Llama, batch: usize, series: usize, device: &Device) -> [f64; 2] {
+fn decode(model: &Llama, initial: impl Fn() -> State, series: usize, device: &Device) -> [f64; 2] {
+    let mut state = Some(initial());
+    let batch = state.as_ref().map_or(1, State::batch);
     let tokens = Tensor::<1, Int>::zeros([batch], device);
-    let mut state = Some(model.init_state(batch, device));
     let plain = median(device, series, || {
         let Some(before) = state.take() else { return };
         state = Some(model.step(tokens.clone(), before).1);
     });
     drop(state);
-    let mut decoder = Decoder::new(model.clone(), model.init_state(batch, device), device);
+    let mut decoder = Decoder::new(model.clone(), initial(), device);
     let recorded = median(device, series, || drop(decoder.step(tokens.clone())));
     [plain, recorded]
 }

@@ -114,7 +114,9 @@ target = torch.empty_like(source)
 bandwidth = 4 * source.numel() / median(lambda: target.copy_(source)) * 1e3
 del source, target
 print(f"copy {bandwidth / 1e12:.2f} TB/s\n\n| | batch | context | graph ms | eager ms | floor ms |\n|---|---:|---:|---:|---:|---:|")
-cases = [(Llamba, batch, 0) for batch in (1, 16, 64, 256, 512)] + [(Llama, batch, 2048) for batch in (1, 16, 64, 256)]
+cases = [(Llamba, batch, 0) for batch in (1, 16, 64, 256, 512)] + [
+    (Llama, batch, context) for batch, context in [(1, 2048), (16, 2048), (64, 2048), (256, 2048), (1, 8192), (16, 8192), (64, 8192)]
+]
 for mixer, batch, context in cases if len(sys.argv) < 2 else cases[:5]:
     graph, eager, floor = measure(mixer, batch, context, bandwidth)
     print(f"| {mixer.__name__} | {batch} | {context} | {graph:.2f} | {eager:.2f} | {floor:.2f} |", flush=True)

@@ -1,9 +1,12 @@
 //! The rows of `PRODUCTS` against an f64 product on the host, forward and backward.
 
+use burn::module::Param;
+use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use mamba_ssd::{Form, Product};
+use mamba_ssd::{Form, Product, project, project_gated, project_onto};
 
 use crate::evaluate::values;
+use crate::limits::relative_error;
 
 /// Every form of a product.
 pub const FORMS: [Form; 3] = [Form::Plain, Form::RightTransposed, Form::LeftTransposed];
@@ -67,6 +70,53 @@ pub fn gradients_are_products(product: &Product, dtype: DType, device: &Device) 
             assert_eq!(got, values(want), "{}: a gradient of {form:?}", product.name);
         }
     }
+}
+
+/// A projection onto a stream is the projection added to it: one row whose depth is cut into slices on a GPU, more rows
+/// whose depth is not, with a bias and without.
+///
+/// # Panics
+///
+/// If a number is off by more than rounding.
+pub fn check_onto(dtype: DType, device: &Device) {
+    for (rows, n, k, bias) in [(1, 64, 2048, false), (3, 64, 2048, true), (200, 64, 128, false)] {
+        let linear = linear(k, n, bias, dtype, device);
+        let random = |columns| Tensor::<3>::random([rows, 1, columns], NORMAL, device).cast(dtype);
+        let (x, onto) = (random(k), random(n));
+        let got = values(project_onto(&linear, x.clone(), onto.clone()));
+        let product = values(project(&linear, x));
+        for ((got, product), onto) in got.into_iter().zip(product).zip(values(onto)) {
+            let apart = (got - product - onto).abs() / (product.abs() + onto.abs());
+            assert!(apart <= 3.0 * limit(dtype), "{got} for {product} + {onto}, {dtype:?}");
+        }
+    }
+}
+
+/// A gated projection is the gate of two projections.
+///
+/// # Panics
+///
+/// If the relative L2 error is above the limit of the dtype.
+pub fn check_gated(dtype: DType, device: &Device) {
+    for (rows, n, k) in [(1, 512, 128), (3, 200, 72), (200, 328, 64)] {
+        let [gate, up] = [false; 2].map(|bias| linear(k, n, bias, dtype, device));
+        let x = Tensor::<2>::random([rows, k], NORMAL, device).cast(dtype);
+        let [gates, ups] = [&gate, &up].map(|linear| values(project(linear, x.clone())));
+        let got = values(project_gated(&gate, &up, x));
+        let want: Vec<f64> = gates.iter().zip(&ups).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+        let (error, limit) = (relative_error(&got, &want, &want), 3.0 * limit(dtype));
+        assert!(error <= limit, "{rows} rows of {n} in {dtype:?}: {error:.1e}, above {limit:.0e}");
+    }
+}
+
+const NORMAL: Distribution = Distribution::Normal(0.0, 1.0);
+
+fn linear(k: usize, n: usize, bias: bool, dtype: DType, device: &Device) -> Linear {
+    let mut linear = LinearConfig::new(k, n).with_bias(bias).init(device);
+    linear.weight = Param::from_tensor(Tensor::<2>::random([k, n], NORMAL, device).cast(dtype));
+    linear.bias =
+        linear.bias.map(|_| Param::from_tensor(Tensor::<1>::random([n], NORMAL, device).cast(dtype)));
+    linear
 }
 
 /// Random factors of a product of shape `[m n k]`.

@@ -2,11 +2,11 @@
 //! authors' own mixer is met.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{
     Activation, AttentionConfig, DiscreteMamba2Config, JunctionKind, Mamba1Config, Mamba2Config, MatrixMixer,
-    Mixer, MixerConfig, MixerState, ParallelConfig, Segments,
+    Mixer, MixerConfig, MixerState, ParallelConfig, Segments, State,
 };
 use mamba_ssd_tests::cases::{check, lengths};
 use mamba_ssd_tests::device::{device, dtypes, widest};
@@ -433,4 +433,40 @@ fn a_step_leaves_a_state_that_is_held_elsewhere_as_it_was() {
         assert_close("outputs", again, first);
         assert_same_state(after_first, after_again);
     });
+}
+
+/// A state in half precision: rounded from token to token, and otherwise the same. On GPUs that is another kernel.
+#[test]
+fn a_state_in_half_precision_keeps_its_dtype_and_follows_the_wide_one() {
+    let configs = [
+        MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(16, 2, 16)),
+        MixerConfig::Mamba2(Mamba2Config::new(16).with_headdim(8).with_d_state(8)),
+        MixerConfig::Mamba1(Mamba1Config::new(16, 16, 8).with_d_state(4)),
+    ];
+    let device = device();
+    for (dtype, config) in dtypes().into_iter().flat_map(|dtype| configs.iter().map(move |c| (dtype, c))) {
+        let half = if device.supports_dtype(DType::BF16) { FloatDType::BF16 } else { FloatDType::F16 };
+        if !device.supports_dtype(half) {
+            continue;
+        }
+        let case = Case { config: config.clone(), d_model: 16, b: 2, t: 5, cuts: vec![], seed: 3 };
+        let (mixer, u) = (case.mixer(dtype, &device), case.u(dtype, &device));
+        let wide = State { layers: vec![mixer.init_state(2, &device)] };
+        let mut states = [wide.clone(), wide.with_ssm_dtype(half)];
+        for i in 0..case.t {
+            let token = u.clone().narrow(1, i, 1).squeeze_dim::<2>(1);
+            let outputs = states.each_mut().map(|state| {
+                let (y, next) = mixer.step(token.clone(), state.layers.remove(0));
+                state.layers.push(next);
+                values(y)
+            });
+            let error = relative_error(&outputs[1], &outputs[0], &outputs[0]);
+            assert!(error < 3e-2, "{config:?} in {dtype:?}, token {i}: {error:.1e}");
+        }
+        let [_, narrow] = states;
+        let Some(MixerState::Ssm { ssm, .. }) = narrow.layers.first() else {
+            panic!("{config:?} has no SSD state");
+        };
+        assert_eq!(ssm.dtype(), half.into(), "{config:?}");
+    }
 }

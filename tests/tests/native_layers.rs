@@ -13,11 +13,18 @@ use mamba_ssd_tests::limits::relative_error;
 use mamba_ssd_tests::problem::round;
 use mamba_ssd_tests::rng::Rng;
 
+/// What the suites run in, and f16 on wgpu, which has it in place of bf16.
+fn kernel_dtypes() -> Vec<DType> {
+    let half = (backend() == "wgpu" && device().supports_dtype(DType::F16)).then_some(DType::F16);
+    dtypes().into_iter().chain(half).collect()
+}
+
 /// Ten times what was measured; the rounding of the results is most of it.
 fn limit(dtype: DType) -> f64 {
     match dtype {
         DType::F64 => 1e-14,
         DType::F32 => 4e-6,
+        DType::F16 => 4e-3,
         _ => 3.5e-2,
     }
 }
@@ -47,7 +54,7 @@ fn run<const D: usize, const N: usize>(
 #[test]
 fn the_gate_and_its_gradients_equal_plain_loops() {
     let device = device().autodiff();
-    for dtype in dtypes() {
+    for dtype in kernel_dtypes() {
         for (i, shape) in [[3, 5, 64], [2, 7, 33], [1, 1, 4096]].into_iter().enumerate() {
             let count = shape.iter().product();
             let [gate, value, grad] = [0, 1, 2].map(|j| normals(10 * i as u64 + j, count, dtype));
@@ -72,7 +79,7 @@ fn the_gate_and_its_gradients_equal_plain_loops() {
 fn the_rms_norm_and_its_gradients_equal_plain_loops() {
     const EPSILON: f64 = 1e-3;
     let device = device().autodiff();
-    for dtype in dtypes() {
+    for dtype in kernel_dtypes() {
         for (i, (rows, d)) in [(70, 576), (3, 33), (130, 64), (2, 2048)].into_iter().enumerate() {
             let seed = 10 * i as u64;
             let (x, grad) = (normals(seed, rows * d, dtype), normals(seed + 1, rows * d, dtype));
@@ -104,11 +111,40 @@ fn the_rms_norm_and_its_gradients_equal_plain_loops() {
     }
 }
 
+/// On GPUs without gradients one operation, with gradients two.
+#[test]
+fn a_sum_and_its_rms_norm_equal_plain_loops() {
+    const EPSILON: f64 = 1e-3;
+    for (device, dtype) in kernel_dtypes()
+        .into_iter()
+        .flat_map(|dtype| [device(), device().autodiff()].map(|device| (device, dtype)))
+    {
+        for (i, (rows, d)) in [(1, 2048), (3, 33), (70, 576), (2, 1031), (2, 4100)].into_iter().enumerate() {
+            let [x, addend] = [0, 1].map(|j| normals(10 * i as u64 + j, rows * d, dtype));
+            let weight = normals(10 * i as u64 + 2, d, dtype);
+            let mut norm = NormConfig::new(d).with_epsilon(EPSILON).init_rms(&device);
+            norm.weight = Param::from_tensor(tensor(&weight, [d], dtype, &device));
+            let [left, right] = [&x, &addend].map(|x| tensor(x, [rows, d], dtype, &device));
+            let [sum, normed] = norm.forward_sum(left, right);
+
+            let sums: Vec<f64> = x.iter().zip(&addend).map(|(x, addend)| x + addend).collect();
+            let rounded = round(sums, dtype);
+            assert_close("sum", dtype, &values(sum), &rounded);
+            let mut want = vec![];
+            for row in rounded.chunks(d) {
+                let mean = row.iter().map(|x| x * x).sum::<f64>() / d as f64;
+                want.extend(row.iter().zip(&weight).map(|(x, weight)| x * weight / (mean + EPSILON).sqrt()));
+            }
+            assert_close("norm of the sum", dtype, &values(normed), &want);
+        }
+    }
+}
+
 #[test]
 fn the_gated_norm_and_its_gradients_equal_plain_loops() {
     const EPSILON: f64 = 1e-3;
     let device = device().autodiff();
-    for dtype in dtypes() {
+    for dtype in kernel_dtypes() {
         for (i, (rows, d, groups)) in [(70, 512, 8), (3, 66, 2), (130, 96, 1)].into_iter().enumerate() {
             let seed = 10 * i as u64;
             let [value, gate, grad] = [0, 1, 2].map(|j| normals(seed + j, rows * d, dtype));
@@ -151,7 +187,7 @@ fn the_gated_norm_and_its_gradients_equal_plain_loops() {
 #[test]
 fn the_rotation_and_its_gradient_equal_plain_loops() {
     let device = device().autodiff();
-    for dtype in dtypes() {
+    for dtype in kernel_dtypes() {
         for (b, t, h, d, dim) in [(2, 37, 3, 64, 64), (1, 5, 2, 80, 32), (2, 9, 1, 7, 6)] {
             let config = RotaryConfig::new(dim);
             let positions: Vec<i64> = (0..b * t).map(|i| (i * 37 % 101) as i64).collect();
@@ -191,7 +227,7 @@ fn the_gradient_of_an_embedding_adds_up_every_token_of_a_word() {
     let device = device().autodiff();
     // On the CPU burn rounds every sum to the dtype.
     let exact = |dtype: &DType| backend() != "flex" || matches!(dtype, DType::F32 | DType::F64);
-    for dtype in dtypes().into_iter().filter(exact) {
+    for dtype in kernel_dtypes().into_iter().filter(exact) {
         // More tokens of one word than a list holds, words that never come, one that comes last.
         let (words, d, b, t) = (7, 150, 2, 1500);
         let tokens: Vec<i64> = (0..b * t)
@@ -227,7 +263,7 @@ fn the_gradient_of_an_embedding_adds_up_every_token_of_a_word() {
 fn the_softmax_and_its_gradient_equal_plain_loops() {
     let device = device().autodiff();
     let documents = vec![vec![1, 19, 17], vec![30, 7]];
-    for dtype in dtypes() {
+    for dtype in kernel_dtypes() {
         for (t, s, packed) in [(37, 37, false), (37, 37, true), (5, 300, false), (1, 4, false)] {
             let shape = [2, 3, t, s];
             let count = shape.iter().product();
@@ -275,7 +311,7 @@ fn start_of(lengths: &[usize], token: usize) -> usize {
 #[test]
 fn a_long_convolution_and_its_gradients_equal_plain_loops() {
     let device = device().autodiff();
-    for dtype in dtypes() {
+    for dtype in kernel_dtypes() {
         for (b, t, c, k) in [(2, 300, 8, 4), (1, 129, 6, 3)] {
             let [x, grad] = [0, 1].map(|seed| normals(seed, b * t * c, dtype));
             let weight = normals(2, c * k, dtype);

@@ -5,7 +5,7 @@ use burn::tensor::{Distribution, Tensor};
 use mamba_ssd::{Form, PRODUCTS, project, project_transposed};
 use mamba_ssd_tests::device::{backend, device, dtypes, widest};
 use mamba_ssd_tests::evaluate::values;
-use mamba_ssd_tests::products::{FORMS, check, gradients_are_products, operands};
+use mamba_ssd_tests::products::{FORMS, check, check_gated, check_onto, gradients_are_products, operands};
 
 #[test]
 fn every_form_equals_a_product_on_the_host() {
@@ -16,6 +16,16 @@ fn every_form_equals_a_product_on_the_host() {
             for shape in [[1, 8, 8], [37, 24, 40], [128, 200, 64], [29, 300, 300]] {
                 check(product, form, shape, dtype, &device());
             }
+        }
+    }
+}
+
+#[test]
+fn a_projection_with_what_follows_it_equals_its_parts() {
+    for dtype in dtypes() {
+        for device in [device(), device().autodiff()] {
+            check_onto(dtype, &device);
+            check_gated(dtype, &device);
         }
     }
 }

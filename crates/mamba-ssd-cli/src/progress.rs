@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mamba_ssd_mohawk::StepReport;
 
 use crate::console::{duration, thousands};
 
@@ -27,14 +28,22 @@ impl StageBar {
         Self { bar, started: Instant::now(), first: done }
     }
 
-    /// Shows that `tokens` are done, and the last loss.
-    pub fn update(&self, tokens: usize, loss: f64) {
+    /// Shows what a step reports.
+    pub fn update(&self, step: &StepReport) {
+        let tokens = step.tokens;
         let seconds = self.started.elapsed().as_secs_f64().max(1e-6);
         let speed = tokens.saturating_sub(self.first) as f64 / seconds;
         let left = (self.bar.length().unwrap_or(0) as f64 - tokens as f64).max(0.0);
         self.bar.set_position(tokens as u64);
         let left = duration(left / speed.max(1e-6));
-        self.bar.set_message(format!("loss {loss:.4}  {} tokens/s  {left} left", thousands(speed as usize)));
+        let held =
+            step.device_bytes.map(|bytes| format!("  {:.1} GB", bytes as f64 / 1e9)).unwrap_or_default();
+        self.bar.set_message(format!(
+            "loss {:.4}  gradient {:.2}  {} tokens/s{held}  {left} left",
+            step.loss,
+            step.grad_norm,
+            thousands(speed as usize)
+        ));
     }
 }
 

@@ -12,7 +12,8 @@ use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::RmsNorm;
 use mamba_ssd::{
-    Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, project, project_transposed, silu_gate,
+    Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, project, project_gated, project_onto,
+    project_transposed,
 };
 
 use crate::LlamaConfig;
@@ -68,8 +69,17 @@ impl Llama {
 impl LlamaMlp {
     /// `[.. d]` to `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let gate = project(&self.gate_proj, x.clone());
-        project(&self.down_proj, silu_gate(gate, project(&self.up_proj, x)))
+        project(&self.down_proj, self.wide(x))
+    }
+
+    /// The same added to the residual stream.
+    fn forward_onto<const D: usize>(&self, x: Tensor<D>, residual: Tensor<D>) -> Tensor<D> {
+        project_onto(&self.down_proj, self.wide(x), residual)
+    }
+
+    /// `silu(gate(x)) · up(x)`.
+    fn wide<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        project_gated(&self.gate_proj, &self.up_proj, x)
     }
 }
 
@@ -84,9 +94,8 @@ impl LlamaBlock {
 
     /// What follows the mixer: residual, norm and MLP.
     fn after_mixer<const D: usize>(&self, hidden: Tensor<D>, mixed: Tensor<D>) -> Tensor<D> {
-        let hidden = hidden + mixed;
-        let normal = self.post_attention_layernorm.forward(hidden.clone());
-        hidden + self.mlp.forward(normal)
+        let [hidden, normal] = self.post_attention_layernorm.forward_sum(hidden, mixed);
+        self.mlp.forward_onto(normal, hidden)
     }
 }
 

@@ -33,9 +33,28 @@ impl GradientSum {
         self.0.remove(path)
     }
 
+    /// Squares of all of them, still on the device.
+    pub fn squared(&self) -> Squared {
+        Squared { paths: self.paths().map(str::to_string).collect(), squares: Squares::of(self.0.values()) }
+    }
+
     /// The paths that have a gradient.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+}
+
+/// The squares of a step's gradients, and whose they are.
+#[derive(Debug)]
+pub(crate) struct Squared {
+    paths: Vec<String>,
+    squares: Squares,
+}
+
+impl Squared {
+    /// What the gradients are multiplied by, so that their global norm is at most `largest`.
+    pub fn clip(&self, largest: f64) -> Tensor<1> {
+        self.squares.clip(largest)
     }
 }
 
@@ -68,18 +87,18 @@ impl Reading {
     /// If a term or a gradient is not finite; names come from `name(term)` and the parameter path.
     pub fn take(
         terms: Vec<Tensor<1>>,
-        gradients: &GradientSum,
+        gradients: &Squared,
         place: Place,
         name: impl Fn(usize) -> String,
     ) -> Result<Self, MohawkError> {
         let count = terms.len();
         let dtype = terms.first().expect("a loss of at least one term").dtype();
-        let squares = Squares::of(gradients.0.values());
+        let Squared { paths, squares } = gradients;
         let all = terms.into_iter().chain([squares.parts.clone().cast(dtype)]).collect();
         let mut values: Vec<f64> = Tensor::cat(all, 0).into_data().iter::<f64>().collect();
         let squares = squares.sums(&values.split_off(count));
         let named_terms = values.iter().enumerate().map(|(term, &value)| (name(term), value));
-        let named_squares = gradients.paths().zip(&squares);
+        let named_squares = paths.iter().zip(&squares);
         let named_squares = named_squares.map(|(path, &value)| (format!("the gradient of {path}"), value));
         check_finite(named_terms.chain(named_squares), place)?;
         Ok(Self { terms: values, norm: squares.iter().sum::<f64>().sqrt() })

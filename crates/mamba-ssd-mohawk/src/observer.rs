@@ -55,6 +55,9 @@ pub struct StepReport {
     pub host_seconds: f64,
     /// Tokens of this step per second.
     pub tokens_per_second: f64,
+    /// Bytes of its memory that the device holds for this process, where it says so: GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
 }
 
 /// A finished stage.

@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use mamba_ssd::optimize::{AdamWRates, AdamWState, adamw};
 use serde::{Deserialize, Serialize};
 
@@ -38,13 +39,6 @@ pub struct AdamWConfig {
 impl Default for AdamWConfig {
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, clip: 1.0 }
-    }
-}
-
-impl AdamWConfig {
-    /// What gradients of a global `norm` are multiplied by.
-    pub fn clip_scale(&self, norm: f64) -> f64 {
-        if self.clip > 0.0 && norm > self.clip { self.clip / norm } else { 1.0 }
     }
 }
 
@@ -76,13 +70,13 @@ impl AdamW {
         &self.states
     }
 
-    /// Takes one step on every parameter that has a gradient, with the gradients times `scale`.
+    /// Takes one step on every parameter that has a gradient, with the gradients times `scale [1]`.
     pub(crate) fn step<M: Module>(
         &mut self,
         module: M,
         mut gradients: GradientSum,
         lr: f64,
-        scale: f64,
+        scale: &Tensor<1>,
     ) -> M {
         self.steps += 1;
         let AdamWConfig { beta1, beta2, epsilon, weight_decay, .. } = self.config;
@@ -90,7 +84,6 @@ impl AdamW {
         let rates = AdamWRates {
             betas: [beta1, beta2],
             epsilon,
-            scale,
             rate: lr / (1.0 - beta1.powf(t)),
             correction: 1.0 - beta2.powf(t),
             decay: 0.0,
@@ -99,7 +92,7 @@ impl AdamW {
             let gradient = gradients.take(path)?;
             let decay = if is_matrix(path, shape) { lr * weight_decay } else { 0.0 };
             let state = self.states.remove(path).unwrap_or_else(|| AdamWState::new(&value));
-            let (value, state) = adamw(value, gradient, state, &AdamWRates { decay, ..rates });
+            let (value, state) = adamw(value, gradient, scale, state, &AdamWRates { decay, ..rates });
             self.states.insert(path.to_string(), state);
             Some(value)
         })

@@ -212,7 +212,7 @@ fn probe<T: Backbone, S: Backbone>(
         terms.push(term.inner());
     });
     let place = Place { stage: index + 1, step: 0 };
-    let reading = Reading::take(terms, &gradients, place, |_| "the loss".to_string())?;
+    let reading = Reading::take(terms, &gradients.squared(), place, |_| "the loss".to_string())?;
     let reached = gradients.paths().map(str::to_string).collect();
     let limit = limit(stage, &objective, teacher, &batch);
     Ok((Probe { loss: reading.loss(), limit }, reached))

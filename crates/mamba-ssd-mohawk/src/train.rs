@@ -14,7 +14,7 @@ use mamba_ssd::Backbone;
 use crate::checkpoint::{self, CHECKPOINT, Identity, Progress};
 use crate::data::{Batch, Dataset, Loader};
 use crate::error::MohawkError;
-use crate::gradients::{GradientSum, Place, Reading};
+use crate::gradients::{GradientSum, Place, Reading, Squared};
 use crate::metrics::Metrics;
 use crate::observer::{Observer, StageInfo, StageReport, StepReport};
 use crate::optim::AdamW;
@@ -208,11 +208,11 @@ impl<T: Backbone> Run<'_, T> {
         let (terms, gradients) = backward(&objective, &self.teacher, &student, &batches);
         let host_seconds = started.elapsed().as_secs_f64();
         let place = Place { stage: self.progress.stage + 1, step: self.progress.step + 1 };
-        let reading = terms.read(&gradients, place)?;
-
         let lr = stage.schedule().lr(self.progress.step);
-        let scale = self.recipe.optimizer.clip_scale(reading.norm);
-        let student = self.optimizer.step(student, gradients, lr, scale);
+        let squared = gradients.squared();
+        let scale = squared.clip(self.recipe.optimizer.clip);
+        let student = self.optimizer.step(student, gradients, lr, &scale);
+        let reading = terms.read(&squared, place)?; // the only wait for the device
 
         let seconds = started.elapsed().as_secs_f64();
         self.advance(stage, loader, &reading, seconds);
@@ -254,6 +254,7 @@ impl<T: Backbone> Run<'_, T> {
             seconds,
             host_seconds,
             tokens_per_second: stage.tokens_per_step() as f64 / seconds,
+            device_bytes: self.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
         }
     }
 
@@ -379,7 +380,7 @@ fn backward<T: Backbone, S: Backbone>(
 }
 
 impl Terms {
-    fn read(&self, gradients: &GradientSum, place: Place) -> Result<Reading, MohawkError> {
+    fn read(&self, gradients: &Squared, place: Place) -> Result<Reading, MohawkError> {
         Reading::take(self.values.clone(), gradients, place, |term| match self.layers[term] {
             Some(layer) => format!("the loss of layer {layer}"),
             None => "the loss".to_string(),

@@ -65,7 +65,7 @@ pub use history::History;
 #[cfg(feature = "cube")]
 #[doc(hidden)]
 pub use kernels::emulate_tensor_cores;
-pub use linear::{Form, PRODUCTS, Product, project, project_transposed};
+pub use linear::{Form, PRODUCTS, Product, project, project_gated, project_onto, project_transposed};
 pub use mixer::{
     Activation, Adapter, Attention, AttentionConfig, CausalConv1d, DiscreteMamba2, DiscreteMamba2Config,
     Hymba, Junction, JunctionKind, KvCache, Mamba1, Mamba1Config, Mamba2, Mamba2Config, MatrixMixer, Merger,

@@ -8,6 +8,8 @@
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 
+use crate::silu_gate;
+
 /// Which product of two matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -47,6 +49,39 @@ pub fn project<const D: usize>(linear: &Linear, x: Tensor<D>) -> Tensor<D> {
         Some(bias) => product + bias.val().unsqueeze(),
         None => product,
     }
+}
+
+/// `onto + x W + bias`: the projection back to a residual stream, in fewer kernels where the device has them and no
+/// gradients are wanted.
+///
+/// # Shapes
+///
+/// `x [.. k]` and `onto [.. n]`; returns `[.. n]`.
+pub fn project_onto<const D: usize>(linear: &Linear, x: Tensor<D>, onto: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if linear.bias.is_none()
+        && let Some(sum) = crate::kernels::native_product_onto(&x, &linear.weight.val(), &onto)
+    {
+        return sum;
+    }
+    onto + project(linear, x)
+}
+
+/// `silu(x gate) ∘ (x W)`: the wide half of a gated MLP, one kernel where the device has it and no gradients are wanted.
+///
+/// # Shapes
+///
+/// `x [.. k]`, two layers of one shape; returns `[.. n]`.
+pub fn project_gated<const D: usize>(gate: &Linear, linear: &Linear, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "cuda")]
+    if gate.bias.is_none()
+        && linear.bias.is_none()
+        && let Some(gated) =
+            crate::kernels::native_gated_product(&x, &gate.weight.val(), &linear.weight.val())
+    {
+        return gated;
+    }
+    silu_gate(project(gate, x.clone()), project(linear, x))
 }
 
 /// [`project`], with columns of zeros behind where the device's native product wants rows of whole units: `[.. n']`,

@@ -104,6 +104,19 @@ impl RmsNorm {
     }
 }
 
+impl RmsNorm {
+    /// `x + addend`, and its norm: one operation on GPUs where no gradients are wanted.
+    pub fn forward_sum<const D: usize>(&self, x: Tensor<D>, addend: Tensor<D>) -> [Tensor<D>; 2] {
+        #[cfg(feature = "cube")]
+        if let Some(both) = crate::kernels::native_sum_and_norm(&x, &addend, self.weight.val(), self.epsilon)
+        {
+            return both;
+        }
+        let sum = x + addend;
+        [sum.clone(), self.forward(sum)]
+    }
+}
+
 impl DoubleRmsNorm {
     /// The normalised last axis of `[.. d]`, scaled for the SSM heads and for the attention heads.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> [Tensor<D>; 2] {

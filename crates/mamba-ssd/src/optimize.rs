@@ -3,7 +3,7 @@
 //! A model has hundreds of parameters, most of them small; a step in tensor operations is a dozen launches for each.
 //!
 //! ```text
-//! m ← β₁ m + (1 − β₁) s g      v ← β₂ v + (1 − β₂) s² g²
+//! m ← β₁ m + (1 − β₁) s g      v ← β₂ v + (1 − β₂) (s g)²
 //! θ ← (1 − decay) θ − rate · m / (√(v / correction) + ε)
 //! ```
 
@@ -18,8 +18,6 @@ pub struct AdamWRates {
     pub betas: [f64; 2],
     /// ε, added to the root of the second moment.
     pub epsilon: f64,
-    /// s, what the gradient is multiplied by.
-    pub scale: f64,
     /// The learning rate over `1 − β₁ᵗ`.
     pub rate: f64,
     /// `1 − β₂ᵗ`.
@@ -49,8 +47,8 @@ impl AdamWState {
     }
 }
 
-/// One step on a parameter with the gradient of its dtype. Moments and master change in place where nothing else
-/// holds them.
+/// One step on a parameter with the gradient of its dtype, times `scale [1]`: s, which is on the device, so that nobody
+/// waits for it ([`Squares::clip`]). Moments and master change in place where nothing else holds them.
 ///
 /// # Panics
 ///
@@ -58,19 +56,21 @@ impl AdamWState {
 pub fn adamw(
     value: Tensor<1>,
     gradient: Tensor<1>,
+    scale: &Tensor<1>,
     state: AdamWState,
     rates: &AdamWRates,
 ) -> (Tensor<1>, AdamWState) {
     assert_eq!(value.dims(), gradient.dims(), "a gradient has the length of its parameter");
     let dtype = value.dtype();
     assert_eq!(dtype, gradient.dtype(), "a gradient has the dtype of its parameter");
+    let wide = wide(dtype);
+    let scale = scale.clone().cast(wide);
     #[cfg(any(feature = "flex", feature = "cube"))]
     if crate::kernels::available(&value.device(), dtype) && !value.device().is_autodiff() {
-        return crate::kernels::native_adamw(value, gradient, state, *rates);
+        return crate::kernels::native_adamw(value, gradient, scale, state, *rates);
     }
-    let AdamWRates { betas: [beta1, beta2], epsilon, scale, rate, correction, decay } = *rates;
-    let wide = wide(dtype);
-    let gradient = gradient.cast(wide).mul_scalar(scale);
+    let AdamWRates { betas: [beta1, beta2], epsilon, rate, correction, decay } = *rates;
+    let gradient = gradient.cast(wide) * scale;
     let first = state.first.mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
     let second = state.second.mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
     let root = second.clone().div_scalar(correction).sqrt().add_scalar(epsilon);
@@ -110,6 +110,15 @@ impl Squares {
             offset += count;
         }
         Self { parts, counts }
+    }
+
+    /// What scales all tensors together down to a norm of `largest`, `[1]`: 1 where theirs is not larger, or `largest`
+    /// is 0.
+    pub fn clip(&self, largest: f64) -> Tensor<1> {
+        // Parts over the largest of them: the sum of squares may be beyond f32 where the norm is not.
+        let top = self.parts.clone().max().clamp_min(f64::from(f32::MIN_POSITIVE));
+        let norm = (self.parts.clone() / top.clone()).sum().sqrt() * top.sqrt();
+        if largest > 0.0 { norm.recip().mul_scalar(largest).clamp_max(1.0) } else { norm.ones_like() }
     }
 
     /// The sum of every tensor, from the numbers of [`Squares::parts`].

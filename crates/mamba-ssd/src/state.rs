@@ -1,6 +1,6 @@
 //! What a model carries from token to token: rows that can be repeated, chosen and joined.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 
 use crate::mixer::{Append, KvCache, MixerState, Select, StateMap};
 
@@ -102,6 +102,12 @@ impl State {
         (!cut.forgotten).then_some(state)
     }
 
+    /// The same with SSD states kept in `dtype`: half as many bytes in bf16, which is what a step of a large batch is
+    /// made of. Steps compute in f32 and round what they keep; a prefill leaves its states in f32 or wider again.
+    pub fn with_ssm_dtype(self, dtype: FloatDType) -> Self {
+        self.map(&mut InDtype(dtype.into()))
+    }
+
     /// Every part changed, layer by layer.
     pub fn map(self, change: &mut impl StateMap) -> Self {
         Self { layers: self.layers.into_iter().map(|layer| layer.map(change)).collect() }
@@ -123,6 +129,19 @@ impl State {
         let mut find = Find(None);
         self.layers.first()?.clone().map(&mut find);
         find.0
+    }
+}
+
+/// Changes the dtype of SSD states.
+struct InDtype(DType);
+
+impl StateMap for InDtype {
+    fn tensor<const D: usize>(&mut self, name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
+        if name == "ssm" { tensor.cast(self.0) } else { tensor }
+    }
+
+    fn cache(&mut self, cache: KvCache) -> KvCache {
+        cache
     }
 }
 

@@ -5,13 +5,13 @@
 //! cargo run --release -p mamba-ssd-tests --bin kernels --no-default-features --features cuda
 //! ```
 //!
-//! Arguments choose parts: `errors`, `times`, a dtype such as `BF16`. Times are of many calls in a row with
+//! Arguments choose parts: `errors`, `times`, `memory`, a dtype such as `BF16`. Times are of many calls in a row with
 //! one wait at their end. The time of a reverse pass is that of forward, loss and reverse pass, less those
 //! of the forward and of the loss alone.
 #![allow(clippy::print_stdout)]
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use mamba_ssd::{SsdInput, scan};
+use mamba_ssd::{SsdInput, SsdOutput, chunk_scan, scan};
 use mamba_ssd_tests::device::{backend, device, dtypes};
 use mamba_ssd_tests::limits::Errors;
 use mamba_ssd_tests::oracle::Shape;
@@ -36,6 +36,9 @@ fn main() {
         }
         if wanted("times") {
             speed(dtype);
+        }
+        if wanted("memory") {
+            memory(dtype);
         }
     }
 }
@@ -71,19 +74,21 @@ fn correctness(dtype: DType) {
     }
 }
 
+/// Shapes of published models.
+const SHAPES: [(&str, Shape); 7] = [
+    ("Llamba-1B", Shape { b: 8, t: 2048, h: 32, p: 64, g: 32, n: 64 }),
+    ("Llamba-8B", Shape { b: 4, t: 2048, h: 32, p: 128, g: 32, n: 64 }),
+    ("Mamba-2-1.3B", Shape { b: 8, t: 2048, h: 64, p: 64, g: 1, n: 128 }),
+    ("Llamba-1B, 512", Shape { b: 32, t: 512, h: 32, p: 64, g: 32, n: 64 }),
+    ("Llamba-1B, 8k", Shape { b: 2, t: 8192, h: 32, p: 64, g: 32, n: 64 }),
+    ("Llamba-1B, 32k", Shape { b: 1, t: 32768, h: 32, p: 64, g: 32, n: 64 }),
+    ("Llamba-1B, 128k", Shape { b: 1, t: 131_072, h: 32, p: 64, g: 32, n: 64 }),
+];
+
 fn speed(dtype: DType) {
-    let shapes = [
-        ("Llamba-1B", Shape { b: 8, t: 2048, h: 32, p: 64, g: 32, n: 64 }),
-        ("Llamba-8B", Shape { b: 4, t: 2048, h: 32, p: 128, g: 32, n: 64 }),
-        ("Mamba-2-1.3B", Shape { b: 8, t: 2048, h: 64, p: 64, g: 1, n: 128 }),
-        ("Llamba-1B, 512", Shape { b: 32, t: 512, h: 32, p: 64, g: 32, n: 64 }),
-        ("Llamba-1B, 8k", Shape { b: 2, t: 8192, h: 32, p: 64, g: 32, n: 64 }),
-        ("Llamba-1B, 32k", Shape { b: 1, t: 32768, h: 32, p: 64, g: 32, n: 64 }),
-        ("Llamba-1B, 128k", Shape { b: 1, t: 131_072, h: 32, p: 64, g: 32, n: 64 }),
-    ];
     println!("\n| {dtype:?} | b t h p g n | forward ms | floor | reverse ms | floor |");
     println!("|---|---|---:|---:|---:|---:|");
-    for (name, shape) in shapes {
+    for (name, shape) in SHAPES {
         let Shape { b, t, h, p, g, n } = shape;
         let [forward, loss, all] = times(shape, dtype);
         let [floor, floor_reverse] = floors(shape, dtype.size());
@@ -91,6 +96,29 @@ fn speed(dtype: DType) {
         println!(
             "| {name} | {b} {t} {h} {p} {g} {n} | {forward:.3} | {floor:.3} | {reverse:.3} | {floor_reverse:.3} |"
         );
+    }
+}
+
+/// What the device's pool holds after a forward and a reverse pass: natively, and then in tensor operations, whose
+/// products burn may tune for minutes first.
+fn memory(dtype: DType) {
+    println!("\n| {dtype:?} | form | inputs and their gradients, GB | held, GB |\n|---|---|---:|---:|");
+    let device = device();
+    let forms: [(&str, fn(SsdInput) -> SsdOutput); 2] =
+        [("native", |input| scan(input, 64)), ("`chunk_scan`, 64", |input| chunk_scan(input, 64))];
+    for (form, run) in forms {
+        for (name, shape) in &SHAPES[..3] {
+            let Shape { b, t, h, p, g, n } = *shape;
+            let inputs = 2 * b * t * (h * p * dtype.size() + 2 * g * n * dtype.size() + h * 4);
+            device.memory_cleanup();
+            let input = leaves(random(*shape, dtype, &device.clone().autodiff()));
+            drop(run(input).y.sum().backward());
+            if let Err(error) = device.sync() {
+                panic!("the device failed: {error:?}");
+            }
+            let held = device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
+            println!("| {name} | {form} | {:.2} | {:.2} |", inputs as f64 / 1e9, held as f64 / 1e9);
+        }
     }
 }
 
@@ -111,17 +139,22 @@ fn times(shape: Shape, dtype: DType) -> [f64; 3] {
     let forward = median(&plain, ROUNDS, CALLS, || drop(scan(input.clone(), 64).y));
     let input = random(shape, dtype, &tracked);
     let weight = input.x.clone() * 0.5;
-    let input = SsdInput {
+    let input = leaves(input);
+    let loss = median(&plain, ROUNDS, CALLS, || drop((input.x.clone() * weight.clone()).sum().backward()));
+    let all =
+        median(&plain, ROUNDS, CALLS, || drop((scan(input.clone(), 64).y * weight.clone()).sum().backward()));
+    [forward, loss, all]
+}
+
+/// The same, with gradients wanted.
+fn leaves(input: SsdInput) -> SsdInput {
+    SsdInput {
         x: input.x.require_grad(),
         log_a: input.log_a.require_grad(),
         b: input.b.require_grad(),
         c: input.c.require_grad(),
         ..input
-    };
-    let loss = median(&plain, ROUNDS, CALLS, || drop((input.x.clone() * weight.clone()).sum().backward()));
-    let all =
-        median(&plain, ROUNDS, CALLS, || drop((scan(input.clone(), 64).y * weight.clone()).sum().backward()));
-    [forward, loss, all]
+    }
 }
 
 fn random(shape: Shape, dtype: DType, device: &Device) -> SsdInput {

@@ -13,7 +13,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Device, Tensor};
 use mamba_ssd::{Form, PRODUCTS, Product};
 use mamba_ssd_tests::device::device;
-use mamba_ssd_tests::products::{FORMS, check, gradients_are_products, operands};
+use mamba_ssd_tests::products::{FORMS, check, check_gated, check_onto, gradients_are_products, operands};
 
 /// `[m n k]`, ragged and tiny ones too.
 const CHECKED: [[usize; 3]; 7] = [
@@ -62,6 +62,8 @@ fn main() {
         }
         if product.name == "native" {
             gradients_are_products(product, DType::BF16, &device);
+            check_onto(DType::BF16, &device);
+            check_gated(DType::BF16, &device);
         }
         println!("{}: right in {} cases", product.name, FORMS.len() * CHECKED.len());
     }

@@ -426,18 +426,20 @@ impl OptimizeOps for Flex {
     fn adamw(
         value: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
         _master: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         rates: AdamWRates,
         _separate: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [value, gradient, first, second] =
-            [value, gradient, first, second].map(|tensor| tensor.to_contiguous());
+        let [value, gradient, scale, first, second] =
+            [value, gradient, scale, first, second].map(|tensor| tensor.to_contiguous());
         with_real!(value, R => {
             let moments = [first.storage::<R>(), second.storage::<R>()];
             let [value, first, second] =
-                adamw_on_slices(value.storage::<R>(), gradient.storage::<R>(), moments, &rates).map(row);
+                adamw_on_slices(value.storage::<R>(), gradient.storage::<R>(), scale.storage::<R>()[0], moments, &rates)
+                    .map(row);
             (value.clone(), value, first, second)
         })
     }

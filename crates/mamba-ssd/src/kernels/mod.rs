@@ -35,6 +35,8 @@ mod overwrite;
 mod product;
 #[cfg(feature = "flex")]
 mod real;
+#[cfg(feature = "cube")]
+mod residual;
 #[cfg(feature = "flex")]
 mod rms;
 mod rotate;
@@ -67,7 +69,9 @@ pub(crate) use optimize::{native_adamw, native_squares};
 #[cfg(feature = "cube")]
 pub(crate) use overwrite::{overwrite_float, overwrite_int};
 #[cfg(feature = "cuda")]
-pub(crate) use product::native_product;
+pub(crate) use product::{native_gated_product, native_product, native_product_onto};
+#[cfg(feature = "cube")]
+pub(crate) use residual::native_sum_and_norm;
 pub(crate) use rotate::native_rotate;
 pub(crate) use rows::{GroupNorm, native_causal_softmax, native_gated_norm, native_rms_norm};
 pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep};

@@ -10,6 +10,7 @@ use crate::optimize::{AdamWRates, AdamWState};
 pub(crate) fn native_adamw(
     value: Tensor<1>,
     gradient: Tensor<1>,
+    scale: Tensor<1>,
     state: AdamWState,
     rates: AdamWRates,
 ) -> (Tensor<1>, AdamWState) {
@@ -18,6 +19,7 @@ pub(crate) fn native_adamw(
     let (value, master, first, second) = Dispatch::adamw(
         value.into_dispatch(),
         gradient.into_dispatch(),
+        scale.into_dispatch(),
         master.into_dispatch(),
         state.first.into_dispatch(),
         state.second.into_dispatch(),
@@ -46,12 +48,13 @@ pub trait OptimizeOps: Backend {
         clippy::too_many_arguments,
         reason = "an operation of burn takes and returns tensors one by one"
     )]
-    #[fusion(meta = |value, _gradient, master, first, second, _rates, _separate| {
+    #[fusion(meta = |value, _gradient, _scale, master, first, second, _rates, _separate| {
         (value.clone(), master.clone(), first.clone(), second.clone())
     })]
     fn adamw(
         value: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
         master: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
@@ -69,6 +72,7 @@ pub trait OptimizeOps: Backend {
 pub(super) fn adamw_on_slices<R: super::real::Real>(
     value: &[R],
     gradient: &[R],
+    scale: R,
     [first, second]: [&[R]; 2],
     rates: &AdamWRates,
 ) -> [Vec<R>; 3] {
@@ -76,9 +80,9 @@ pub(super) fn adamw_on_slices<R: super::real::Real>(
 
     /// Numbers that one task takes.
     const CHUNK: usize = 1 << 14;
-    let AdamWRates { betas, epsilon, scale, rate, correction, decay } = *rates;
+    let AdamWRates { betas, epsilon, rate, correction, decay } = *rates;
     let [beta1, beta2] = betas.map(R::of);
-    let [fresh1, fresh2] = [(1.0 - betas[0]) * scale, (1.0 - betas[1]) * scale * scale].map(R::of);
+    let [fresh1, fresh2] = betas.map(|beta| R::of(1.0 - beta));
     let (epsilon, rate, kept) = (R::of(epsilon), R::of(rate), R::of(1.0 - decay));
     let correction = R::of(correction.recip());
     let [mut value, mut first, mut second] = [value, first, second].map(<[R]>::to_vec);
@@ -89,8 +93,9 @@ pub(super) fn adamw_on_slices<R: super::real::Real>(
             #[inline(always)]
             || {
                 for i in 0..value.len() {
-                    first[i] = beta1 * first[i] + fresh1 * gradient[i];
-                    second[i] = beta2 * second[i] + fresh2 * gradient[i] * gradient[i];
+                    let gradient = scale * gradient[i];
+                    first[i] = beta1 * first[i] + fresh1 * gradient;
+                    second[i] = beta2 * second[i] + fresh2 * gradient * gradient;
                     let root = (second[i] * correction).sqrt() + epsilon;
                     value[i] = kept * value[i] - rate * first[i] / root;
                 }

@@ -80,6 +80,30 @@ pub trait StepOps: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
+/// Both as one operation, where every head has channels of its own.
+#[backend_extension(Cube: cfg(feature = "cube"), Fusion: cfg(feature = "fusion"))]
+#[cfg(feature = "cube")]
+pub trait TokenOps: Backend {
+    /// The arrays of [`StepOps`] to `[b h·p]`, the next window and the next state.
+    #[fusion(meta = |projected, window, _weight, _bias, state, _d, _first, _second, _step| {
+        let out = [projected.shape[0], state.shape[1] * state.shape[2]].into();
+        let y = burn::backend::fusion::custom::TensorSpec::new(out, projected.dtype);
+        (y, window.clone(), state.clone())
+    })]
+    #[allow(clippy::too_many_arguments, reason = "an operation of burn takes and returns tensors one by one")]
+    fn token_step(
+        projected: FloatTensor<Self>,
+        window: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        state: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: (ConvStep, StateStep),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
 /// The parameters and states of a mixer's step.
 pub(crate) struct TokenStep {
     /// Row of the input projection, `[b w]`.
@@ -111,16 +135,29 @@ impl TokenStep {
         let bias = self.bias.map_or_else(|| d.clone(), |bias| bias.into_dispatch());
         let projected = self.projected.into_dispatch();
         let (window, weight) = (self.window.into_dispatch(), self.weight.into_dispatch());
-        let (xbc, window) = Dispatch::conv_step(projected.clone(), window, weight, bias, self.conv);
         let mut vectors = self.vectors.into_iter().map(|vector| vector.into_dispatch());
         let mut vector = || vectors.next().unwrap_or_else(|| d.clone());
         let (first, second) = (vector(), vector());
+        #[cfg(feature = "cube")]
+        let own_channels = self.step.groups == self.state.dims()[1] && is_cube(&self.state.device());
         let state = self.state.into_dispatch();
+        #[cfg(feature = "cube")]
+        if own_channels {
+            let step = (self.conv, self.step);
+            let (y, window, state) =
+                Dispatch::token_step(projected, window, weight, bias, state, d, first, second, step);
+            return Ok((
+                Tensor::from_dispatch(y),
+                Tensor::from_dispatch(window),
+                Tensor::from_dispatch(state),
+            ));
+        }
+        let (xbc, window) = Dispatch::conv_step(projected.clone(), window, weight, bias, self.conv);
         let (y, state) = Dispatch::state_step(xbc, projected, state, d, first, second, self.step);
         Ok((Tensor::from_dispatch(y), Tensor::from_dispatch(window), Tensor::from_dispatch(state)))
     }
 
-    /// Everything in one dtype, but on GPUs the state in f32.
+    /// Everything in one dtype, but on GPUs the state in that or in f32.
     fn available(&self) -> bool {
         let (dtype, device) = (self.projected.dtype(), self.projected.device());
         let vectors = self.bias.iter().chain(&self.vectors).chain([&self.d]);
@@ -134,11 +171,21 @@ impl TokenStep {
             #[cfg(feature = "cube")]
             DispatchDevice::Cube(device) => {
                 let [_, _, p, n] = self.state.dims();
-                state == DType::F32 && n <= WIDEST && step_fits(&device.client(), p, n)
+                let computed = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+                computed
+                    && [DType::F32, dtype].contains(&state)
+                    && n <= WIDEST
+                    && step_fits(&device.client(), p, n)
             }
             #[allow(unreachable_patterns)] // other backends that a program may compile in
             _ => false,
         };
         alike && native && !device.is_autodiff()
     }
+}
+
+/// Whether the device is one of CubeCL's.
+#[cfg(feature = "cube")]
+pub(super) fn is_cube(device: &burn::tensor::Device) -> bool {
+    matches!(device.as_dispatch(), DispatchDevice::Cube(_))
 }

@@ -202,7 +202,7 @@ impl Mamba1 {
     /// One token: all state entries at once.
     fn advance(&self, token: &Projected, state: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let ([b, h, _, n], groups) = (state.dims(), self.config.ngroups());
-        let (dtype, wide) = (token.x.dtype(), token.dt.dtype());
+        let (dtype, wide, kept) = (token.x.dtype(), token.dt.dtype(), state.dtype());
         let channels = |x: Tensor<3>| x.cast(wide).reshape([b, groups, n, 1]);
         let (x, dt) = (channels(token.x.clone()), channels(token.dt.clone()));
         let rates = self.a_log.val().cast(wide).exp().reshape([1, groups, n, n]);
@@ -213,7 +213,7 @@ impl Mamba1 {
         let state = state * (-dt.clone() * rates).exp() + (dt * x.clone()) * key;
         let skip = x * self.d.val().cast(wide).reshape([1, groups, n, 1]);
         let y = state.clone().matmul(query) + skip;
-        (y.cast(dtype).reshape([b, 1, h, 1]), state.reshape([b, h, 1, n]))
+        (y.cast(dtype).reshape([b, 1, h, 1]), state.cast(kept).reshape([b, h, 1, n]))
     }
 
     fn gate(&self, y: Tensor<4>, z: Tensor<3>) -> Tensor<3> {

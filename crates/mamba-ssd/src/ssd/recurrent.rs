@@ -2,6 +2,8 @@
 
 use burn::tensor::Tensor;
 
+use crate::norm::wide;
+
 use super::input::{Prepared, SsdInput, SsdOutput, groups_to_heads};
 
 /// The projections of one token.
@@ -38,20 +40,21 @@ impl SsdStep {
 ///
 /// # Shapes
 ///
-/// State `[b h p n]`; returns `y [b h p]` in the dtype of `x`, and the new state in the dtype of
-/// the old one (which is never narrower than f32 when it comes from this crate).
+/// State `[b h p n]`; returns `y [b h p]` in the dtype of `x`, and the new state in the dtype of the old one, computed
+/// in f32 or wider.
 pub fn step(token: SsdStep, state: Tensor<4>) -> (Tensor<3>, Tensor<4>) {
     let [b, h, p] = token.x.dims();
     let n = token.b.dims()[2];
-    let (dtype, wide) = (token.x.dtype(), state.dtype());
+    let (dtype, kept) = (token.x.dtype(), state.dtype());
+    let wide = wide(kept);
     let x = token.x.cast(wide).reshape([b, h, p, 1]);
     let key = groups_to_heads::<3, 4>(token.b.cast(wide), h, 1).reshape([b, h, 1, n]);
     let query = groups_to_heads::<3, 4>(token.c.cast(wide), h, 1).reshape([b, h, n, 1]);
     let decay = token.log_a.cast(wide).exp().reshape([b, h, 1, 1]);
 
-    let state = state * decay + x * key;
+    let state = state.cast(wide) * decay + x * key;
     let y = state.clone().matmul(query).reshape([b, h, p]);
-    (y.cast(dtype), state)
+    (y.cast(dtype), state.cast(kept))
 }
 
 /// Every token by [`step`].

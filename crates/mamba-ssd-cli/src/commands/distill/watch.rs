@@ -35,7 +35,7 @@ impl<S> Observer<S> for Bars<'_> {
 
     fn on_step(&mut self, step: &StepReport) -> ControlFlow<()> {
         if let Some(bar) = &self.bar {
-            bar.update(step.tokens, step.loss);
+            bar.update(step);
         }
         if self.interrupt.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

@@ -30,8 +30,11 @@ pub(super) const WIDE: usize = 8;
 /// What is compiled into the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Blocks {
-    /// Sixteens in a chunk of tokens, and in a tile of P: one plane for each.
+    /// Sixteens in a chunk of tokens, and in a tile of P.
     pub rows: usize,
+    /// Planes for each sixteen rows of the state, which share its columns out: 2 where only states are wanted, and
+    /// columns can be halved.
+    pub planes: usize,
     /// The state size, padded to a multiple of 16.
     pub n: usize,
     /// Numbers in an access of a unit to a tile in global memory.
@@ -57,6 +60,7 @@ impl Blocks {
     pub fn new(n: usize) -> Self {
         Self {
             rows: 4,
+            planes: 1,
             n: n.next_multiple_of(16),
             wide: WIDE,
             pair: 2,
@@ -74,13 +78,24 @@ impl Blocks {
         Self { rows, wide: 1, pair: 1, emulated: true, ..self }
     }
 
+    /// The same with as many planes as pay: outputs would compute `C Bᵀ` twice.
+    pub fn spread(self) -> Self {
+        let halves = !self.outputs && self.n.is_multiple_of(32);
+        Self { planes: if halves { 2 } else { 1 }, ..self }
+    }
+
     /// Tokens of a chunk, and rows of a tile of the state.
     pub fn chunk(&self) -> usize {
         16 * self.rows
     }
 
     pub fn units(&self) -> usize {
-        32 * self.rows
+        32 * self.rows * self.planes
+    }
+
+    /// Columns of the state that a plane keeps.
+    pub fn n_columns(&self) -> usize {
+        self.n / self.planes
     }
 
     /// Eights of P in a tile, and of N.
@@ -150,7 +165,7 @@ impl Blocks {
     }
 
     pub fn scratch(&self) -> usize {
-        if self.emulated { self.rows * self.scratch_of_plane() } else { 1 }
+        if self.emulated { self.rows * self.planes * self.scratch_of_plane() } else { 1 }
     }
 }
 
@@ -176,8 +191,9 @@ pub(super) struct Spot {
     /// First token of the span, and the one after its last.
     pub first: usize,
     pub end: usize,
-    /// The unit's plane: which block of rows it computes.
+    /// Which block of rows the unit's plane computes, and which half of their columns, if they are halved.
     pub block: usize,
+    pub half: usize,
     /// Row in a block, and first column in a block, of what the unit holds of a product.
     pub g: usize,
     pub i: usize,
@@ -213,9 +229,11 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
     let mut scratch = Shared::<[f32]>::new_slice(comptime!(blocks.scratch()));
     let mut decays = Decays::new(blocks);
 
-    let mut state = Array::<Pair<f32>>::new(comptime!(2 * blocks.n_tiles()));
+    let own_tiles = comptime!(blocks.n_columns() / 8);
+    let own_column = spot.half * comptime!(blocks.n_columns());
+    let mut state = Array::<Pair<f32>>::new(comptime!(2 * own_tiles));
     load_state::<O>(&mut state, entering, &spot, &sizes, blocks);
-    put_rows::<E, O>(&state, &mut hs, 0usize, &spot, comptime!(blocks.n_tiles()), ns, blocks);
+    put_rows::<E, O>(&state, &mut hs, own_column, &spot, own_tiles, ns, blocks);
     let count = (spot.end - spot.first).div_ceil(q);
     let (first, second) = (chunk_at(0usize, count, &spot, blocks), chunk_at(1usize, count, &spot, blocks));
     decays.put_log(fetch_log(log_a, first, &spot, &sizes, blocks), 0usize, blocks);
@@ -266,7 +284,7 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
 
         let end = decays.before(turn, blocks.rows, blocks).exp();
         #[unroll]
-        for i in 0..comptime!(2 * blocks.n_tiles()) {
+        for i in 0..comptime!(2 * own_tiles) {
             state[i] *= Pair::new(end);
         }
         add_keys::<E, O>(&xs, &bs, at.x, at.b, turn, &mut state, &decays, &spot, &mut scratch, blocks);
@@ -274,8 +292,8 @@ pub(super) fn chunks<E: Float, W: Size, O: Size>(
         if comptime!(ring == 1) {
             sync_cube();
         }
-        let h_next = (index + 1) % ring * n_tile;
-        put_rows::<E, O>(&state, &mut hs, h_next, &spot, comptime!(blocks.n_tiles()), ns, blocks);
+        let h_next = (index + 1) % ring * n_tile + own_column;
+        put_rows::<E, O>(&state, &mut hs, h_next, &spot, own_tiles, ns, blocks);
     }
     store_state::<O>(&state, states, CUBE_POS_Z as usize, CUBE_COUNT_Z as usize, &spot, &sizes, blocks);
 }
@@ -310,7 +328,8 @@ pub(super) fn spot(sizes: &ChunkSizes, #[comptime] blocks: Blocks) -> Spot {
         p: CUBE_POS_Y as usize * comptime!(blocks.chunk()),
         first,
         end: min(first + sizes.span, sizes.t),
-        block: UNIT_POS as usize / 32,
+        block: UNIT_POS as usize / 32 % blocks.rows,
+        half: UNIT_POS as usize / comptime!(32 * blocks.rows),
         g: lane / 4,
         i: lane % 4 * 2,
     }
@@ -435,7 +454,7 @@ pub(super) fn scale_columns<E: Float, O: Size>(
     }
 }
 
-/// Adds `(diag(a_{s+1} ⋯ a_Q) x)ᵀ B`, or in reverse `(diag(a_1 ⋯ a_l) x)ᵀ B`, the plane's rows of the state.
+/// Adds `(diag(a_{s+1} ⋯ a_Q) x)ᵀ B`, or in reverse `(diag(a_1 ⋯ a_l) x)ᵀ B`, the plane's rows and columns of the state.
 #[cube]
 pub(super) fn add_keys<E: Float, O: Size>(
     xs: &Shared<[One<E>]>,
@@ -450,12 +469,14 @@ pub(super) fn add_keys<E: Float, O: Size>(
     #[comptime] blocks: Blocks,
 ) {
     let (ps, ns) = comptime!((blocks.p_stride(), blocks.n_stride()));
+    let pairs = comptime!(blocks.n_columns() / 16);
+    let own_column = spot.half * comptime!(blocks.n_columns());
     #[unroll]
     for k in 0..blocks.rows {
         let role = comptime!(Role::LEFT_OF_COLUMNS);
         let mut left = load::<E>(xs, x_at, comptime!(16 * k), 16 * spot.block, ps, role, blocks);
         scale_columns::<E, O>(&mut left, k, turn, decays, spot, blocks);
         let row = comptime!(16 * k);
-        times_columns::<E>(&left, bs, b_at, row, state, blocks.n / 16, ns, scratch, blocks);
+        times_columns::<E>(&left, bs, b_at + own_column, row, state, pairs, ns, scratch, blocks);
     }
 }

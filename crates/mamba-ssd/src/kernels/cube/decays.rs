@@ -74,7 +74,7 @@ impl Decays {
             }
             self.sums[first + token] = One::new(sum);
             self.rows[first + token] = One::new(sum.exp());
-        } else {
+        } else if unit < comptime!(2 * blocks.chunk()) {
             #[unroll]
             for i in 0..16usize {
                 sum += select(place < i, self.logs[start + i], f32::new(0.0));

@@ -25,37 +25,58 @@ pub(super) fn add_up(per_head: CubeTensor, shape: impl Into<Shape>) -> CubeTenso
     }
     let out = empty(&per_head, shape, per_head.dtype);
     let client = per_head.client.clone();
-    let units = batch * t * heads / share * n;
+    let sixteen_bytes = 16 / per_head.dtype.size();
+    let wide = if n.is_multiple_of(sixteen_bytes) { sixteen_bytes } else { 1 };
+    let units = batch * t * heads / share * n / wide;
     let dim = CubeDim::new(&client, units);
     let dtype = dtype_to_storage_type(per_head.dtype);
     add_up_heads::launch(
         &client,
         calculate_cube_count_elemwise(&client, units, dim),
         dim,
+        wide,
         per_head.into_buffer_arg(),
         out.clone().into_buffer_arg(),
         share,
-        n,
+        n / wide,
+        units,
         dtype,
     );
     out
 }
 
+/// Heads whose numbers are asked for together.
+const TOGETHER: usize = 8;
+
 #[cube(launch)]
-fn add_up_heads<E: Float>(
-    per_head: &[E],
-    out: &mut [E],
+fn add_up_heads<E: Float, W: Size>(
+    per_head: &[Vector<E, W>],
+    out: &mut [Vector<E, W>],
     share: usize,
-    n: usize,
+    vectors: usize,
+    units: usize,
     #[define(E)] _dtype: ElemType,
 ) {
-    if ABSOLUTE_POS >= out.len() {
+    if ABSOLUTE_POS >= units {
         terminate!();
     }
-    let (row, column) = (ABSOLUTE_POS / n, ABSOLUTE_POS % n);
-    let mut sum = f32::new(0.0);
-    for head in 0..share {
-        sum += f32::cast_from(per_head[(row * share + head) * n + column]);
+    let (row, column) = (ABSOLUTE_POS / vectors, ABSOLUTE_POS % vectors);
+    let first = row * share * vectors + column;
+    let mut sum = Vector::<f32, W>::new(0.0);
+    let whole = share / TOGETHER;
+    for round in 0..whole {
+        let mut some = Array::<Vector<E, W>>::new(TOGETHER);
+        #[unroll]
+        for i in 0..TOGETHER {
+            some[i] = per_head[first + (round * TOGETHER + i) * vectors];
+        }
+        #[unroll]
+        for i in 0..TOGETHER {
+            sum += Vector::<f32, W>::cast_from(some[i]);
+        }
     }
-    out[ABSOLUTE_POS] = E::cast_from(sum);
+    for head in whole * TOGETHER..share {
+        sum += Vector::<f32, W>::cast_from(per_head[first + head * vectors]);
+    }
+    out[ABSOLUTE_POS] = Vector::cast_from(sum);
 }

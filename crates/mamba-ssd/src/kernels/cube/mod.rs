@@ -37,7 +37,7 @@ use map::Map;
 pub(super) use attention::fits as attention_fits;
 pub(super) use layers::step_fits;
 #[cfg(feature = "cuda")]
-pub(super) use layers::sum_of_parts;
+pub(super) use layers::{sum_of_parts, sum_of_parts_onto};
 pub(super) use mixing::fits as distances_fit;
 pub use tensor_cores::emulate_tensor_cores;
 

@@ -198,7 +198,7 @@ fn launch_chunks(
 ) {
     let none = map.empty([1], map.x.dtype);
     let [y, borders] = [to.y, to.borders].map(|tensor| tensor.unwrap_or(&none).clone());
-    let blocks = blocks.staged(shared_bytes(map), Blocks::chunks_bytes);
+    let blocks = blocks.spread().staged(shared_bytes(map), Blocks::chunks_bytes);
     chunks::launch(
         &map.x.client,
         count(map, blocks),

@@ -319,11 +319,10 @@ pub(super) fn load_state<O: Size>(
     #[comptime] blocks: Blocks,
 ) {
     let slot = CUBE_POS_X as usize * CUBE_COUNT_Z as usize + CUBE_POS_Z as usize;
-    let n_tiles = comptime!(blocks.n_tiles());
     #[unroll]
-    for i in 0..comptime!(2 * n_tiles) {
+    for i in 0..comptime!(blocks.n_columns() / 4) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = comptime!(i / 2 * 8) + spot.i;
+        let column = spot.half * comptime!(blocks.n_columns()) + comptime!(i / 2 * 8) + spot.i;
         let mut pair = Pair::<f32>::new(0.0);
         if row < sizes.p {
             let first = (slot * sizes.p + row) * sizes.n;
@@ -344,11 +343,10 @@ pub(super) fn store_state<O: Size>(
     #[comptime] blocks: Blocks,
 ) {
     let first = (CUBE_POS_X as usize * slots + slot) * sizes.p;
-    let n_tiles = comptime!(blocks.n_tiles());
     #[unroll]
-    for i in 0..comptime!(2 * n_tiles) {
+    for i in 0..comptime!(blocks.n_columns() / 4) {
         let row = spot.p + 16 * spot.block + spot.g + comptime!(i % 2 * 8);
-        let column = comptime!(i / 2 * 8) + spot.i;
+        let column = spot.half * comptime!(blocks.n_columns()) + comptime!(i / 2 * 8) + spot.i;
         if row < sizes.p {
             write_inside::<f32, O>(to, (first + row) * sizes.n, column, sizes.n, state[i], blocks);
         }

@@ -19,4 +19,4 @@ mod plan;
 mod ptx;
 
 #[cfg(feature = "cuda")]
-pub(crate) use native::{native_product, on_hopper};
+pub(crate) use native::{native_gated_product, native_product, native_product_onto, on_hopper};

@@ -12,6 +12,23 @@ pub trait ProductOps: Backend {
     fn product(a: FloatTensor<Self>, b: FloatTensor<Self>, transposed: [bool; 2]) -> FloatTensor<Self>;
 }
 
+/// Products and what follows them, without gradients.
+#[backend_extension(Cube: cfg(feature = "cuda"), Fusion: cfg(feature = "fusion"))]
+pub trait FusedProductOps: Backend {
+    /// `onto + a b`, added up in f32 where the depth is cut into slices, and else to the rounded product.
+    #[fusion(dtype = a, shape = product_shape(a, b, &[false; 2]))]
+    fn product_onto(a: FloatTensor<Self>, b: FloatTensor<Self>, onto: FloatTensor<Self>)
+    -> FloatTensor<Self>;
+
+    /// `silu(a gate) ∘ (a b)`, rounded once, for two matrices of one shape.
+    #[fusion(dtype = a, shape = product_shape(a, b, &[false; 2]))]
+    fn product_gated(
+        a: FloatTensor<Self>,
+        gate: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
 /// `[m n]`.
 pub(super) fn product_shape(a: &Shape, b: &Shape, transposed: &[bool; 2]) -> Shape {
     let [of_a, of_b] = *transposed;

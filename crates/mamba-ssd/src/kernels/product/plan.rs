@@ -45,10 +45,20 @@ const TILES: [Tile; 5] = [
 impl Tile {
     /// The tile with the least work in the longest of the multiprocessors' queues.
     pub fn choose(m: usize, n: usize, multiprocessors: usize) -> Self {
+        Self::cheapest(&TILES, m, n, multiprocessors)
+    }
+
+    /// The tile for a gated product of `n` columns: half of its columns are the gate's, in whole boxes.
+    pub fn choose_gated(m: usize, n: usize, multiprocessors: usize) -> Self {
+        let halves: Vec<Self> = TILES.into_iter().filter(|tile| tile.n.is_multiple_of(2 * LINE)).collect();
+        Self::cheapest(&halves, m, 2 * n, multiprocessors)
+    }
+
+    fn cheapest(tiles: &[Self], m: usize, n: usize, multiprocessors: usize) -> Self {
         let cost =
             |tile: &Self| tile.count(m, n).div_ceil(multiprocessors) * tile.m * tile.n * 100 / tile.percent;
-        let mut best = TILES[0];
-        for tile in &TILES[1..] {
+        let mut best = tiles[0];
+        for tile in &tiles[1..] {
             if cost(tile) < cost(&best) {
                 best = *tile;
             }
@@ -113,6 +123,16 @@ const SHORTEST_SLICE: usize = 4;
 const DEPTH_PER_ROW: usize = 8;
 
 impl Plan {
+    /// Of `[m k]` by two of `[k n]`, one of which gates the other.
+    pub fn gated([m, n, _]: [usize; 3], multiprocessors: usize) -> Self {
+        let tile = Tile::choose_gated(m, n, multiprocessors);
+        Self {
+            tile,
+            slices: 1,
+            cubes: tile.count(m, 2 * n.next_multiple_of(tile.n / 2)).min(multiprocessors),
+        }
+    }
+
     /// Of `[m k]` by `[k n]`. Where tiles are too few for the device, the depth is cut into slices.
     pub fn new([m, n, k]: [usize; 3], multiprocessors: usize) -> Self {
         let tile = Tile::choose(m, n, multiprocessors);
@@ -146,6 +166,12 @@ mod tests {
         assert_eq!(choice(32768, 576), (128, 192));
         assert_eq!(choice(64, 8192), (64, 64));
         assert_eq!(choice(8, 8), (64, 64));
+    }
+
+    #[test]
+    fn a_gated_product_of_one_row_is_one_tile_for_each_multiprocessor() {
+        let plan = Plan::gated([1, 8192, 2048], 132);
+        assert_eq!((plan.tile.m, plan.tile.n, plan.cubes), (64, 128, 128));
     }
 
     #[test]

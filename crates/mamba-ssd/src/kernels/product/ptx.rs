@@ -15,11 +15,13 @@ pub struct Kernel {
     pub b: Major,
     /// Whether sums of slices of the depth are written in f32, instead of C.
     pub sliced: bool,
+    /// Whether there are two right factors, as `a b` in the Outer form, and C is `silu(a gate) ∘ (a b)`.
+    pub gated: bool,
 }
 
 impl Kernel {
-    /// The kernel's text. It expects registers `smem`, `map_a`, `map_b`, `map_c`, `parts`, `m`, `n`, `k`
-    /// and `slices`.
+    /// The kernel's text. It expects registers `smem`, `map_a`, `map_b`, `map_c`, `map_gate`, `parts`, `m`,
+    /// `n`, `k` and `slices`.
     pub fn ptx(&self) -> String {
         let tile = self.tile;
         let cooperative = tile.warpgroups() == 2;
@@ -27,8 +29,8 @@ impl Kernel {
         let parts = [
             ("M", self.tile.m.to_string()),
             ("M-1", (self.tile.m - 1).to_string()),
-            ("N", self.tile.n.to_string()),
-            ("N-1", (self.tile.n - 1).to_string()),
+            ("N", self.columns().to_string()),
+            ("N-1", (self.columns() - 1).to_string()),
             ("REGS", (self.tile.n / 2).to_string()),
             ("BAND", BAND.to_string()),
             ("GROUPS", self.tile.warpgroups().to_string()),
@@ -56,6 +58,11 @@ impl Kernel {
         text
     }
 
+    /// Columns of C in a tile.
+    fn columns(&self) -> usize {
+        if self.gated { self.tile.n / 2 } else { self.tile.n }
+    }
+
     /// Barriers: a stage is full when its bytes are there, and empty when every warpgroup is done.
     fn init(&self) -> String {
         let mut text = String::new();
@@ -71,7 +78,7 @@ impl Kernel {
     /// The slice of the depth, and the first row and column of the current tile: slice after slice, band after
     /// band, column by column in a band.
     fn locate(&self) -> String {
-        let (m, n) = (self.tile.m, self.tile.n);
+        let (m, n) = (self.tile.m, self.columns());
         format!(
             "div.u32 slice, tile, area;\nrem.u32 place, tile, area;\nmul.lo.u32 start, slice, per_slice;\n\
              add.u32 end, start, per_slice;\nmin.u32 end, end, steps;\n\
@@ -103,7 +110,11 @@ impl Kernel {
     fn loads(&self) -> String {
         let mut text = String::new();
         operand(&mut text, ("at_a", "map_a", "row0"), self.a, self.tile.m);
-        operand(&mut text, ("at_b", "map_b", "col0"), self.b, self.tile.n);
+        if self.gated {
+            operand(&mut text, ("at_b", "map_gate", "col0"), self.b, self.columns());
+            line(&mut text, format!("add.u32 at_b, at_b, {};", self.columns() / LINE * BOX));
+        }
+        operand(&mut text, ("at_b", "map_b", "col0"), self.b, self.columns());
         text
     }
 
@@ -134,15 +145,19 @@ impl Kernel {
     /// A warpgroup's 64 rows of C, `staged` columns at a time.
     fn stores(&self) -> String {
         let mut text = String::new();
-        for pass in 0..self.tile.n / self.tile.staged {
+        if self.gated {
+            self.gate(&mut text);
+        }
+        let staged = self.tile.staged.min(self.columns());
+        for pass in 0..self.columns() / staged {
             line(&mut text, "@leader cp.async.bulk.wait_group.read 0;\nbar.sync barrier, 128;".into());
-            for pair in 0..self.tile.staged / 16 {
-                self.stage_sixteen_columns(&mut text, pass * self.tile.staged / 16 + pair, pair);
+            for pair in 0..staged / 16 {
+                self.stage_sixteen_columns(&mut text, pass * staged / 16 + pair, pair);
             }
             line(&mut text, "fence.proxy.async.shared::cta;\nbar.sync barrier, 128;".into());
             line(&mut text, format!("@!leader bra STORED_{pass};"));
-            for part in 0..self.tile.staged / 64 {
-                let column = pass * self.tile.staged + 64 * part;
+            for part in 0..staged / 64 {
+                let column = pass * staged + 64 * part;
                 line(&mut text, format!("add.u32 t0, col0, {column};\nadd.u32 t1, at_c, {};", part * BOX));
                 line(
                     &mut text,
@@ -152,6 +167,17 @@ impl Kernel {
             line(&mut text, format!("cp.async.bulk.commit_group;\nSTORED_{pass}:"));
         }
         text
+    }
+
+    /// Sums of the gate's columns, the first half, become `silu(gate) value`: `gate value / (1 + 2^(-gate log₂ e))`.
+    fn gate(&self, text: &mut String) {
+        let half = self.tile.n / 4;
+        for i in 0..half {
+            let value = half + i;
+            line(text, format!("mul.f32 power, d{i}, 0fBFB8AA3B;\nex2.approx.f32 power, power;"));
+            line(text, "add.f32 power, power, 0f3F800000;\nrcp.approx.f32 power, power;".into());
+            line(text, format!("mul.f32 d{i}, d{i}, d{value};\nmul.f32 d{i}, d{i}, power;"));
+        }
     }
 
     /// A warpgroup's sums as they are, to `parts [slices m n]` in f32.
@@ -245,7 +271,8 @@ mod tests {
     use super::*;
 
     /// What the caller declares.
-    const OPERANDS: [&str; 9] = ["smem", "m", "n", "k", "slices", "parts", "map_a", "map_b", "map_c"];
+    const OPERANDS: [&str; 10] =
+        ["smem", "m", "n", "k", "slices", "parts", "map_a", "map_b", "map_c", "map_gate"];
 
     fn words(text: &str) -> impl Iterator<Item = &str> {
         text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '%' || c == '.' || c == ':'))
@@ -262,8 +289,10 @@ mod tests {
 
     #[test]
     fn every_register_is_declared_and_every_placeholder_filled() {
-        for (major, sliced) in [(Major::Depth, false), (Major::Outer, false), (Major::Outer, true)] {
-            let text = Kernel { tile: Tile::choose(8192, 8192, 132), a: major, b: major, sliced }.ptx();
+        let forms = [(Major::Depth, false, false), (Major::Outer, false, false), (Major::Outer, true, false)];
+        for (major, sliced, gated) in forms.into_iter().chain([(Major::Outer, false, true)]) {
+            let text =
+                Kernel { tile: Tile::choose(8192, 8192, 132), a: major, b: major, sliced, gated }.ptx();
             assert!(!text.lines().any(|line| line.matches('@').count() > 1), "a placeholder is left");
             let (declared, code): (Vec<&str>, Vec<&str>) =
                 text.lines().partition(|line| line.starts_with(".reg"));

@@ -76,6 +76,7 @@ pub fn spot(heads: usize, share: usize, first: usize, end: usize) -> Spot {
         first,
         end,
         block: UNIT_POS as usize / 32,
+        half: 0usize.runtime(),
         g: lane / 4,
         i: lane % 4 * 2,
     }

@@ -28,12 +28,15 @@ use cubecl::client::Client;
 use cubecl::prelude::*;
 
 pub(in crate::kernels) use reduce::sum_of_parts;
+#[cfg(feature = "cuda")]
+pub(in crate::kernels) use reduce::sum_of_parts_onto;
 
 use crate::kernels::discrete::{Discrete, DiscreteOps};
 use crate::kernels::embedding::EmbeddingOps;
 use crate::kernels::losses::{Distance, LossOps};
 use crate::kernels::ops::KernelOps;
 use crate::kernels::optimize::OptimizeOps;
+use crate::kernels::residual::ResidualOps;
 use crate::kernels::rotate::RotateOps;
 use crate::kernels::rows::{GroupNorm, RowOps};
 use crate::optimize::AdamWRates;
@@ -157,6 +160,17 @@ impl RowOps for CubeBackend {
     }
 }
 
+impl ResidualOps for CubeBackend {
+    fn sum_and_norm(
+        x: FloatTensor<Self>,
+        addend: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        rms::sum_and_norm(x, addend, weight, epsilon)
+    }
+}
+
 impl LossOps for CubeBackend {
     fn divergence_forward(
         student: FloatTensor<Self>,
@@ -207,13 +221,14 @@ impl OptimizeOps for CubeBackend {
     fn adamw(
         value: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
         master: FloatTensor<Self>,
         first: FloatTensor<Self>,
         second: FloatTensor<Self>,
         rates: AdamWRates,
         separate: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        optimize::adamw([value, gradient, master, first, second], &rates, separate)
+        optimize::adamw([value, gradient, scale, master, first, second], &rates, separate)
     }
 
     fn squares(parts: FloatTensor<Self>, tensor: FloatTensor<Self>, offset: usize) -> FloatTensor<Self> {

@@ -29,6 +29,7 @@ struct Rates {
 fn adamw_kernel<E: Float, W: Size>(
     value: &[Vector<E, W>],
     gradient: &[Vector<E, W>],
+    scale: &[f32],                 // 1
     master: &mut [Vector<f32, W>], // where there is one
     first: &mut [Vector<f32, W>],
     second: &mut [Vector<f32, W>],
@@ -41,7 +42,7 @@ fn adamw_kernel<E: Float, W: Size>(
     if at >= out.len() {
         terminate!();
     }
-    let gradient = Vector::<f32, W>::cast_from(gradient[at]);
+    let gradient = Vector::<f32, W>::cast_from(gradient[at]) * Vector::new(scale[0]);
     let m = first[at] * Vector::new(rates.beta1) + gradient * Vector::new(rates.fresh1);
     let v = second[at] * Vector::new(rates.beta2) + gradient * gradient * Vector::new(rates.fresh2);
     first[at] = m;
@@ -60,21 +61,13 @@ fn adamw_kernel<E: Float, W: Size>(
 
 /// The value after a step, the master where it is `separate`, and both moments.
 pub fn adamw(
-    [value, gradient, master, first, second]: [CubeTensor; 5],
+    [value, gradient, scale, master, first, second]: [CubeTensor; 6],
     rates: &AdamWRates,
     separate: bool,
 ) -> (CubeTensor, CubeTensor, CubeTensor, CubeTensor) {
-    let AdamWRates { betas, epsilon, scale, rate, correction, decay } = *rates;
-    let scalars = [
-        betas[0],
-        betas[1],
-        (1.0 - betas[0]) * scale,
-        (1.0 - betas[1]) * scale * scale,
-        epsilon,
-        rate,
-        correction.recip(),
-        1.0 - decay,
-    ];
+    let AdamWRates { betas, epsilon, rate, correction, decay } = *rates;
+    let scalars =
+        [betas[0], betas[1], 1.0 - betas[0], 1.0 - betas[1], epsilon, rate, correction.recip(), 1.0 - decay];
     let [beta1, beta2, fresh1, fresh2, epsilon, rate, correction, kept] = scalars.map(|x| x as f32);
     let rates = RatesLaunch::new(beta1, beta2, fresh1, fresh2, epsilon, rate, correction, kept);
     let [value, gradient] = [value, gradient].map(into_contiguous);
@@ -93,6 +86,7 @@ pub fn adamw(
         wide,
         value.into_buffer_arg(),
         gradient.into_buffer_arg(),
+        into_contiguous(scale).into_buffer_arg(),
         master.clone().into_buffer_arg(),
         first.clone().into_buffer_arg(),
         second.clone().into_buffer_arg(),

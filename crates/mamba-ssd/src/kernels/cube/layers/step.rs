@@ -1,4 +1,5 @@
-//! One token of an SSM mixer: a unit per channel of the convolution, then a cube per head of the state.
+//! One token of an SSM mixer: a unit per channel of the convolution, then a cube per head of the state; or both in
+//! that cube, where no two heads share a channel.
 
 use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
@@ -11,7 +12,7 @@ use cubecl::prelude::*;
 use super::reduce::lanes;
 use super::{UNITS, cube_for_each, cubes, empty, empty_like, wide};
 use crate::kernels::overwrite::OverwriteOps;
-use crate::kernels::step::{ConvStep, StateStep, StepForm, StepOps};
+use crate::kernels::step::{ConvStep, StateStep, StepForm, StepOps, TokenOps};
 
 /// The convolution of one token, and its window moved on in place.
 #[cube(launch)]
@@ -21,18 +22,34 @@ fn conv_token<E: Float>(
     weight: &[E],     // c k
     bias: &[E],       // c
     out: &mut [E],    // b c
-    width: usize,
-    channels: usize,
-    #[comptime] k: usize,
-    #[comptime] step: ConvStep,
+    taps: Taps,
+    #[comptime] form: ConvForm,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS >= out.len() {
         terminate!();
     }
-    let (batch, channel) = (ABSOLUTE_POS / channels, ABSOLUTE_POS % channels);
-    let current = projected[batch * width + comptime!(step.first) + channel];
-    let mut sum = f32::cast_from(weight[channel * k + comptime!(k - 1)]) * f32::cast_from(current);
+    let (batch, channel) = (ABSOLUTE_POS / taps.channels, ABSOLUTE_POS % taps.channels);
+    out[ABSOLUTE_POS] = convolve::<E>(projected, window, weight, bias, batch, channel, &taps, form);
+}
+
+/// A channel's convolution.
+#[cube]
+fn convolve<E: Float>(
+    projected: &[E],
+    window: &mut [E],
+    weight: &[E],
+    bias: &[E],
+    batch: usize,
+    channel: usize,
+    taps: &Taps,
+    #[comptime] form: ConvForm,
+) -> E {
+    let (k, step) = comptime!((form.k, form.step));
+    let channels = taps.channels;
+    let tap = channel * taps.pitch;
+    let current = projected[batch * taps.width + comptime!(step.first) + channel];
+    let mut sum = f32::cast_from(weight[tap + comptime!(k - 1)]) * f32::cast_from(current);
     if comptime!(step.bias) {
         sum += f32::cast_from(bias[channel]);
     }
@@ -40,7 +57,7 @@ fn conv_token<E: Float>(
     for j in 0..comptime!(k - 1) {
         let place = (batch * comptime!(k - 1) + j) * channels + channel;
         let earlier = window[place];
-        sum += f32::cast_from(weight[channel * k + j]) * f32::cast_from(earlier);
+        sum += f32::cast_from(weight[tap + j]) * f32::cast_from(earlier);
         if comptime!(j > 0) {
             window[place - channels] = earlier;
         }
@@ -51,7 +68,22 @@ fn conv_token<E: Float>(
     if comptime!(step.silu) {
         sum *= sigmoid(sum);
     }
-    out[ABSOLUTE_POS] = E::cast_from(sum);
+    E::cast_from(sum)
+}
+
+/// Numbers in a row of the projection, channels of the convolution, and from a channel's taps to the next one's.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+struct Taps {
+    width: usize,
+    channels: usize,
+    pitch: usize,
+}
+
+/// Taps of a channel, and what the convolution is beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ConvForm {
+    k: usize,
+    step: ConvStep,
 }
 
 #[cube]
@@ -64,9 +96,7 @@ fn sigmoid(x: f32) -> f32 {
 struct Sizes {
     b: usize,
     heads: usize,
-    /// Numbers in a row of the projection and of the convolution.
-    width: usize,
-    channels: usize,
+    taps: Taps,
 }
 
 /// What is compiled into the kernel.
@@ -77,6 +107,9 @@ struct Head {
     /// Numbers in an access to the state.
     wide: usize,
     step: StateStep,
+    /// Whether the convolution comes with it, since the head has its channels for itself; and which.
+    convolves: bool,
+    conv: ConvForm,
 }
 
 impl Head {
@@ -96,24 +129,27 @@ impl Head {
 
 /// One head's state, read and written once.
 #[cube(launch)]
-fn state_token<E: Float, W: Size>(
-    xbc: &[E],                    // b c
-    projected: &[E],              // b width
-    state: &mut [Vector<f32, W>], // b h p n
-    d: &[E],                      // h
-    first: &[E],                  // z_bias h·p, or dt_bias h
-    second: &[E],                 // A_log h
-    y: &mut [E],                  // b h·p
+fn state_token<E: Float, S: Float, W: Size>(
+    xbc: &[E],                  // b c, or nothing
+    window: &mut [E],           // b k-1 c, or nothing
+    weight: &[E],               // c k, or nothing
+    bias: &[E],                 // c, or nothing
+    projected: &[E],            // b width
+    state: &mut [Vector<S, W>], // b h p n
+    d: &[E],                    // h
+    first: &[E],                // z_bias h·p, or dt_bias h
+    second: &[E],               // A_log h
+    y: &mut [E],                // b h·p
     sizes: Sizes,
     #[comptime] head_form: Head,
     #[define(E)] _dtype: ElemType,
+    #[define(S)] _state: ElemType,
 ) {
     let (p, n) = comptime!((head_form.p, head_form.n));
     let (row_lanes, rows) = comptime!((head_form.lanes(), head_form.rows()));
     let step = comptime!(head_form.step);
     let unit = UNIT_POS as usize;
-    let mut keys = Shared::<[f32]>::new_slice(n);
-    let mut queries = Shared::<[f32]>::new_slice(n);
+    let mut channels = Shared::<[f32]>::new_slice(comptime!(p + 2 * n)); // x, then B, then C
     let mut parts = Shared::<[f32]>::new_slice(comptime!(p * (row_lanes + 1)));
     let index = CUBE_POS;
     if index >= sizes.b * sizes.heads {
@@ -121,14 +157,29 @@ fn state_token<E: Float, W: Size>(
     }
     let (batch, head) = (index / sizes.heads, index % sizes.heads);
     let group = head / (sizes.heads / comptime!(step.groups));
-    let (values, row) = (batch * sizes.channels, batch * sizes.width);
+    let row = batch * sizes.taps.width;
     let inner = sizes.heads * p;
-    for round in 0..comptime!(n.div_ceil(UNITS)) {
+    let (lane, wide) = (unit % row_lanes, comptime!(head_form.wide));
+    let inside = unit < comptime!(rows * row_lanes);
+    let rounds = comptime!(p.div_ceil(rows));
+    let mut before = Array::<Vector<S, W>>::new(AHEAD);
+    load_rows::<S, W>(&mut before, state, index, unit, 0usize, head_form);
+    for round in 0..comptime!((p + 2 * n).div_ceil(UNITS)) {
         let i = round * UNITS + unit;
-        if i < n {
-            let at = values + inner + group * n + i;
-            keys[i] = f32::cast_from(xbc[at]);
-            queries[i] = f32::cast_from(xbc[at + comptime!(step.groups * n)]);
+        if i < comptime!(p + 2 * n) {
+            let mut channel = head * p + i;
+            if i >= p {
+                channel = inner + group * n + i - p;
+            }
+            if i >= comptime!(p + n) {
+                channel = inner + comptime!(step.groups * n) + group * n + i - comptime!(p + n);
+            }
+            let value = if comptime!(head_form.convolves) {
+                convolve::<E>(projected, window, weight, bias, batch, channel, &sizes.taps, head_form.conv)
+            } else {
+                xbc[batch * sizes.taps.channels + channel]
+            };
+            channels[i] = f32::cast_from(value);
         }
     }
     let raw = f32::cast_from(projected[row + comptime!(step.decay) + head]);
@@ -142,24 +193,28 @@ fn state_token<E: Float, W: Size>(
     };
     sync_cube();
 
-    let lane = unit % row_lanes;
-    let wide = comptime!(head_form.wide);
     let (mut key, mut query) = (Vector::<f32, W>::new(0.0), Vector::<f32, W>::new(0.0));
-    if unit < comptime!(rows * row_lanes) {
+    if inside {
         #[unroll]
         for i in 0..wide {
-            key.insert(i, keys[lane * wide + i]);
-            query.insert(i, queries[lane * wide + i]);
+            key.insert(i, channels[p + lane * wide + i]);
+            query.insert(i, channels[comptime!(p + n) + lane * wide + i]);
         }
     }
-    for round in 0..comptime!(p.div_ceil(rows)) {
-        let r = round * rows + unit / row_lanes;
-        if unit < comptime!(rows * row_lanes) && r < p {
-            let place = (index * p + r) * row_lanes + lane;
-            let x = f32::cast_from(xbc[values + head * p + r]) * size;
-            let next = state[place] * Vector::new(decay) + key * Vector::new(x);
-            state[place] = next;
-            parts[r * comptime!(row_lanes + 1) + lane] = lanes::<W>(next * query, wide);
+    #[unroll]
+    for run in 0..comptime!(rounds.div_ceil(AHEAD)) {
+        if comptime!(run > 0) {
+            load_rows::<S, W>(&mut before, state, index, unit, run, head_form);
+        }
+        #[unroll]
+        for i in 0..AHEAD {
+            let r = comptime!((run * AHEAD + i) * rows) + unit / row_lanes;
+            if comptime!(run * AHEAD + i < rounds) && inside && r < p {
+                let x = channels[r] * size;
+                let next = Vector::<f32, W>::cast_from(before[i]) * Vector::new(decay) + key * Vector::new(x);
+                state[(index * p + r) * row_lanes + lane] = Vector::cast_from(next);
+                parts[r * comptime!(row_lanes + 1) + lane] = lanes::<W>(next * query, wide);
+            }
         }
     }
     sync_cube();
@@ -167,7 +222,7 @@ fn state_token<E: Float, W: Size>(
         let r = round * UNITS + unit;
         if r < p {
             let channel = head * p + r;
-            let mut sum = f32::cast_from(d[head]) * f32::cast_from(xbc[values + channel]);
+            let mut sum = f32::cast_from(d[head]) * channels[r];
             for i in 0..row_lanes {
                 sum += parts[r * comptime!(row_lanes + 1) + i];
             }
@@ -183,9 +238,33 @@ fn state_token<E: Float, W: Size>(
     }
 }
 
+/// Rows of the state that a unit asks for before it needs them.
+const AHEAD: usize = 8;
+
+/// A unit's vectors of the `run`-th of its rows of the state.
+#[cube]
+fn load_rows<S: Float, W: Size>(
+    to: &mut Array<Vector<S, W>>,
+    state: &mut [Vector<S, W>],
+    index: usize,
+    unit: usize,
+    #[comptime] run: usize,
+    #[comptime] form: Head,
+) {
+    let (row_lanes, rows, p) = comptime!((form.lanes(), form.rows(), form.p));
+    #[unroll]
+    for i in 0..AHEAD {
+        let r = comptime!((run * AHEAD + i) * rows) + unit / row_lanes;
+        to[i] = Vector::new(S::new(0.0));
+        if unit < comptime!(rows * row_lanes) && r < p {
+            to[i] = state[(index * p + r) * row_lanes + unit % row_lanes];
+        }
+    }
+}
+
 /// Bytes of shared memory of a head's step.
 pub fn state_bytes(p: usize, n: usize) -> usize {
-    4 * (2 * n + p * (n / wide(n) + 1))
+    4 * (p + 2 * n + p * (n / wide(n) + 1))
 }
 
 /// The array itself where nothing else holds it, else a copy. (burn's own copies may have rows padded.)
@@ -232,10 +311,11 @@ impl StepOps for CubeBackend {
         bias: FloatTensor<Self>,
         step: ConvStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [projected, weight, bias] = [projected, weight, bias].map(into_contiguous);
+        let [projected, bias] = [projected, bias].map(into_contiguous);
         let window = own(window);
         let [b, width] = projected.shape().dims();
         let [channels, k] = weight.shape().dims();
+        let (weight, pitch) = rows_of_taps(weight, b);
         let out = empty(&projected, [b, channels], projected.dtype);
         let (count, dim) = cubes(&projected, b * channels);
         let dtype = dtype_to_storage_type(projected.dtype);
@@ -248,10 +328,8 @@ impl StepOps for CubeBackend {
             weight.into_buffer_arg(),
             bias.into_buffer_arg(),
             out.clone().into_buffer_arg(),
-            width,
-            channels,
-            k,
-            step,
+            TapsLaunch::new(width, channels, pitch),
+            ConvForm { k, step },
             dtype,
         );
         (out, window)
@@ -266,29 +344,108 @@ impl StepOps for CubeBackend {
         second: FloatTensor<Self>,
         step: StateStep,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [xbc, projected, d, first, second] = [xbc, projected, d, first, second].map(into_contiguous);
-        let state = own(state);
-        let [b, heads, p, n] = state.shape().dims();
-        let sizes = SizesLaunch::new(b, heads, projected.shape()[1], xbc.shape()[1]);
-        let head = Head { p, n, wide: wide(n), step };
-        let y = empty(&projected, [b, heads * p], projected.dtype);
-        let dtype = dtype_to_storage_type(projected.dtype);
-        state_token::launch(
-            &y.client,
-            cube_for_each(b * heads),
-            CubeDim::new_1d(UNITS as u32),
-            head.wide,
-            xbc.into_buffer_arg(),
-            projected.into_buffer_arg(),
-            state.clone().into_buffer_arg(),
-            d.into_buffer_arg(),
-            first.into_buffer_arg(),
-            second.into_buffer_arg(),
-            y.clone().into_buffer_arg(),
-            sizes,
-            head,
-            dtype,
-        );
-        (y, state)
+        let none = empty(&projected, [1], projected.dtype);
+        let channels = Channels {
+            count: xbc.shape()[1],
+            pitch: 0,
+            form: None,
+            xbc: into_contiguous(xbc),
+            window: none.clone(),
+            weight: none.clone(),
+            bias: none,
+        };
+        advance(channels, projected, state, [d, first, second], step)
     }
+}
+
+impl TokenOps for CubeBackend {
+    fn token_step(
+        projected: FloatTensor<Self>,
+        window: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        state: FloatTensor<Self>,
+        d: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        step: (ConvStep, StateStep),
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [count, k] = weight.shape().dims();
+        let (weight, pitch) = rows_of_taps(weight, projected.shape()[0]);
+        let window = own(window);
+        let channels = Channels {
+            count,
+            pitch,
+            form: Some(ConvForm { k, step: step.0 }),
+            xbc: weight.clone(),
+            window: window.clone(),
+            weight,
+            bias: into_contiguous(bias),
+        };
+        let (y, state) = advance(channels, projected, state, [d, first, second], step.1);
+        (y, window, state)
+    }
+}
+
+/// Rows of a batch from which on taps are laid together first: each row reads them all.
+const MANY_ROWS: usize = 16;
+
+/// Taps whose rows of k lie `pitch` numbers apart: on CUDA burn pads them.
+fn rows_of_taps(weight: CubeTensor, rows: usize) -> (CubeTensor, usize) {
+    let strides = weight.meta.strides();
+    let weight = if strides[1] == 1 && rows < MANY_ROWS { weight } else { into_contiguous(weight) };
+    let pitch = weight.meta.strides()[0];
+    (weight, pitch)
+}
+
+/// What x, B and C come from: `xbc [b c]`, or a convolution yet to be computed.
+struct Channels {
+    count: usize,
+    pitch: usize,
+    form: Option<ConvForm>,
+    xbc: CubeTensor,
+    window: CubeTensor,
+    weight: CubeTensor,
+    bias: CubeTensor,
+}
+
+fn advance(
+    channels: Channels,
+    projected: CubeTensor,
+    state: CubeTensor,
+    vectors: [CubeTensor; 3],
+    step: StateStep,
+) -> (CubeTensor, CubeTensor) {
+    let (projected, [d, first, second]) = (into_contiguous(projected), vectors.map(into_contiguous));
+    let state = own(state);
+    let [b, heads, p, n] = state.shape().dims();
+    let taps = TapsLaunch::new(projected.shape()[1], channels.count, channels.pitch);
+    let convolves = channels.form.is_some();
+    let none = ConvForm { k: 1, step: ConvStep { first: 0, bias: false, silu: false } };
+    let sixteen_bytes = 16 / state.dtype.size();
+    let wide = if n.is_multiple_of(sixteen_bytes) { sixteen_bytes } else { wide(n) };
+    let head = Head { p, n, wide, step, convolves, conv: channels.form.unwrap_or(none) };
+    let y = empty(&projected, [b, heads * p], projected.dtype);
+    let dtype = dtype_to_storage_type(projected.dtype);
+    state_token::launch(
+        &y.client,
+        cube_for_each(b * heads),
+        CubeDim::new_1d(UNITS as u32),
+        head.wide,
+        channels.xbc.into_buffer_arg(),
+        channels.window.into_buffer_arg(),
+        channels.weight.into_buffer_arg(),
+        channels.bias.into_buffer_arg(),
+        projected.into_buffer_arg(),
+        state.clone().into_buffer_arg(),
+        d.into_buffer_arg(),
+        first.into_buffer_arg(),
+        second.into_buffer_arg(),
+        y.clone().into_buffer_arg(),
+        SizesLaunch::new(b, heads, taps),
+        head,
+        dtype,
+        dtype_to_storage_type(state.dtype),
+    );
+    (y, state)
 }
