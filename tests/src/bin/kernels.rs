@@ -11,7 +11,7 @@
 #![allow(clippy::print_stdout)]
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
-use mamba_ssd::{SsdInput, SsdOutput, chunk_scan, scan};
+use mamba_ssd::{SsdInput, chunk_scan, scan};
 use mamba_ssd_tests::device::{backend, device, dtypes};
 use mamba_ssd_tests::limits::Errors;
 use mamba_ssd_tests::oracle::Shape;
@@ -104,9 +104,9 @@ fn speed(dtype: DType) {
 fn memory(dtype: DType) {
     println!("\n| {dtype:?} | form | inputs and their gradients, GB | held, GB |\n|---|---|---:|---:|");
     let device = device();
-    let forms: [(&str, fn(SsdInput) -> SsdOutput); 2] =
-        [("native", |input| scan(input, 64)), ("`chunk_scan`, 64", |input| chunk_scan(input, 64))];
-    for (form, run) in forms {
+    for native in [true, false] {
+        let form = if native { "native" } else { "`chunk_scan`, 64" };
+        let run = |input| if native { scan(input, 64) } else { chunk_scan(input, 64) };
         for (name, shape) in &SHAPES[..3] {
             let Shape { b, t, h, p, g, n } = *shape;
             let inputs = 2 * b * t * (h * p * dtype.size() + 2 * g * n * dtype.size() + h * 4);

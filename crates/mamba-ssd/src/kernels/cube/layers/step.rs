@@ -143,7 +143,7 @@ fn state_token<E: Float, S: Float, W: Size>(
     sizes: Sizes,
     #[comptime] head_form: Head,
     #[define(E)] _dtype: ElemType,
-    #[define(S)] _state: ElemType,
+    #[define(S)] _kept: ElemType,
 ) {
     let (p, n) = comptime!((head_form.p, head_form.n));
     let (row_lanes, rows) = comptime!((head_form.lanes(), head_form.rows()));
