@@ -55,7 +55,8 @@ fn the_recurrence_in_f16_equals_the_chunk_scan_in_f32_but_for_rounding() {
         return;
     }
     let input = random([1, 40, 2, 12, 1, 8], &device);
-    let cast = |tensor: &Tensor<4>, dtype| tensor.clone().detach().cast(dtype).require_grad();
+    let cast =
+        |tensor: &Tensor<4>, dtype| Tensor::from_inner(tensor.clone().inner().cast(dtype)).require_grad();
     let of = |input: &SsdInput, dtype| {
         let [x, b, c] = [&input.x, &input.b, &input.c].map(|tensor| cast(tensor, dtype));
         SsdInput { x, b, c, ..input.clone() }
@@ -77,6 +78,7 @@ fn blocks_of_tokens_and_recurrence_equal_the_chunk_scan() {
 
 #[test]
 fn gradients_by_blocks_and_recurrence_equal_those_of_the_chunk_scan() {
-    agree([1, 37, 10, 20, 1, 12], 1, true); // more heads of a group than are added up at once
-    agree([1, 300, 2, 9, 1, 28], 1, true); // in two spans; two planes for the states, whose second half is ragged
+    agree([1, 17, 9, 9, 1, 12], 1, true); // more heads of a group than are added up at once
+    agree([1, 20, 2, 20, 1, 28], 1, true); // two planes for the states, whose second half is ragged
+    agree([1, 300, 2, 9, 1, 12], 1, true); // in two spans
 }

@@ -5,7 +5,7 @@
 //! cargo run --release -p mamba-ssd-tests --bin kernels --no-default-features --features cuda
 //! ```
 //!
-//! Arguments choose parts: `errors`, `times`, `memory`, a dtype such as `BF16`. Times are of many calls in a row with
+//! Arguments choose parts: `errors`, `times`, `memory` (or `memory-small`, for devices that are slow), a dtype such as `BF16`. Times are of many calls in a row with
 //! one wait at their end. The time of a reverse pass is that of forward, loss and reverse pass, less those
 //! of the forward and of the loss alone.
 #![allow(clippy::print_stdout)]
@@ -38,7 +38,10 @@ fn main() {
             speed(dtype);
         }
         if wanted("memory") {
-            memory(dtype);
+            memory(dtype, &SHAPES[..3]);
+        }
+        if chosen.iter().any(|part| part == "memory-small") {
+            memory(dtype, &[("an eighth of a row", Shape { b: 1, t: 2048, h: 4, p: 64, g: 4, n: 64 })]);
         }
     }
 }
@@ -101,13 +104,13 @@ fn speed(dtype: DType) {
 
 /// What the device's pool holds after a forward and a reverse pass: natively, and then in tensor operations, whose
 /// products burn may tune for minutes first.
-fn memory(dtype: DType) {
-    println!("\n| {dtype:?} | form | inputs and their gradients, GB | held, GB |\n|---|---|---:|---:|");
+fn memory(dtype: DType, shapes: &[(&str, Shape)]) {
+    println!("\n| {dtype:?} | form | inputs and their gradients, MB | held, MB |\n|---|---|---:|---:|");
     let device = device();
     for native in [true, false] {
         let form = if native { "native" } else { "`chunk_scan`, 64" };
         let run = |input| if native { scan(input, 64) } else { chunk_scan(input, 64) };
-        for (name, shape) in &SHAPES[..3] {
+        for (name, shape) in shapes {
             let Shape { b, t, h, p, g, n } = *shape;
             let inputs = 2 * b * t * (h * p * dtype.size() + 2 * g * n * dtype.size() + h * 4);
             device.memory_cleanup();
@@ -117,7 +120,7 @@ fn memory(dtype: DType) {
                 panic!("the device failed: {error:?}");
             }
             let held = device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
-            println!("| {name} | {form} | {:.2} | {:.2} |", inputs as f64 / 1e9, held as f64 / 1e9);
+            println!("| {name} | {form} | {:.0} | {:.0} |", inputs as f64 / 1e6, held as f64 / 1e6);
         }
     }
 }
