@@ -202,7 +202,14 @@ fn parse_line(line: &str, field: &str) -> Result<String, String> {
     match value.get(field) {
         Some(serde_json::Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("`{field}` is {}, expected a string", kind(other))),
-        None => Err(format!("no field `{field}`; name the right one with `field` in [data]")),
+        None => {
+            let found: Vec<String> =
+                value.as_object().into_iter().flatten().map(|(name, _)| format!("`{name}`")).collect();
+            let found = if found.is_empty() { "none".to_string() } else { found.join(", ") };
+            Err(format!(
+                "no field `{field}`, found {found}; name the right one by `field` in [data] of a recipe, or by --field"
+            ))
+        }
     }
 }
 

@@ -121,7 +121,7 @@ fn files_are_read_strictly() {
     };
     assert!(message(&write("empty.jsonl", "\n")).contains("holds no text"));
     assert!(message(&write("bad.jsonl", "{\"text\": \"a\"}\n{")).contains("line 2"));
-    assert!(message(&write("field.jsonl", "{\"body\": \"a\"}")).contains("no field `text`"));
+    assert!(message(&write("field.jsonl", "{\"body\": \"a\"}")).contains("no field `text`, found `body`;"));
     assert!(message(&folder.path().join("absent.jsonl")).contains("absent.jsonl"));
 }
 
