@@ -69,6 +69,25 @@ fn the_first_step_moves_by_the_learning_rate_whatever_the_clipping() {
     }
 }
 
+/// A gradient whose norm is far below ε moves nothing, one that is not clipped moves by the learning rate.
+#[test]
+fn gradients_are_clipped_to_the_norm_that_the_recipe_gives() {
+    let teacher = teacher(1);
+    let start = student(&teacher, &[0, 1, 2], 2);
+    let data = dataset();
+    let moved = |clip: f64| -> f32 {
+        let mut recipe = recipe(&[LOGITS]);
+        recipe.optimizer.clip = clip;
+        let run = Distillation::new(&recipe, &data, teacher.clone(), start.clone());
+        let end = run.run(&mut ()).expect("a finished run").student;
+        let path = "blocks.1.mixer.DiscreteMamba2.d";
+        let pairs = floats(&start, path).into_iter().zip(floats(&end, path));
+        pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!((moved(0.0) - 1e-2).abs() < 1e-3, "{}", moved(0.0));
+    assert!(moved(1e-12) < 1e-5, "{}", moved(1e-12));
+}
+
 #[test]
 fn a_loss_that_is_no_number_names_its_layer_and_overwrites_nothing() {
     let teacher = teacher(1);
