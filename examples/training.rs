@@ -1,5 +1,4 @@
-//! The steps of the three stages at the shapes of SmolLM2-135M or Llamba-1B with random weights, teacher and student
-//! in bf16 where the device has it: tokens a second, and the share of the device's peak that the products alone account
+//! The steps of the three stages at published shapes with random weights, teacher and student in bf16 where the device has it: tokens a second, and the share of the device's peak that the products alone account
 //! for. Prints Markdown.
 //!
 //! ```text
@@ -12,18 +11,23 @@ use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, FloatDType};
-use clap::{Parser, ValueEnum};
-use mamba_ssd::rope::RotaryConfig;
-use mamba_ssd::{AttentionConfig, DiscreteMamba2Config, MixerConfig};
-use mamba_ssd_models::{Llama, LlamaConfig};
+use clap::Parser;
+use mamba_ssd_examples::preset;
+use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::data::Dataset;
 use mamba_ssd_mohawk::{Distillation, Observer, Recipe, StepReport};
 
 #[derive(Parser)]
 struct Args {
-    /// The shape.
-    #[arg(long, value_enum, default_value = "smollm2-135m")]
-    model: Shape,
+    /// The preset that is the teacher.
+    #[arg(long, default_value = "smollm2-135m")]
+    teacher: String,
+    /// The preset that is trained.
+    #[arg(long, default_value = "smollm2-135m-llamba")]
+    student: String,
+    /// Only this many of their layers.
+    #[arg(long)]
+    layers: Option<usize>,
     /// Stages of MOHAWK.
     #[arg(long, value_delimiter = ',', default_values_t = ["matrices".to_string(), "hidden".into(), "logits".into()])]
     stages: Vec<String>,
@@ -44,58 +48,6 @@ struct Args {
     peak: f64,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Shape {
-    #[value(name = "smollm2-135m")]
-    SmolLm2,
-    #[value(name = "llamba-1b")]
-    Llamba1B,
-    /// For a look on a CPU.
-    Tiny,
-}
-
-/// Width, MLP, layers, heads, key-value heads and vocabulary.
-struct Sizes(usize, usize, usize, usize, usize, usize);
-
-impl Shape {
-    fn sizes(self) -> Sizes {
-        match self {
-            Self::SmolLm2 => Sizes(576, 1536, 30, 9, 3, 49_152),
-            Self::Llamba1B => Sizes(2048, 8192, 16, 32, 8, 128_256),
-            Self::Tiny => Sizes(128, 256, 2, 2, 1, 512),
-        }
-    }
-
-    fn model(self, mixer: MixerConfig) -> LlamaConfig {
-        let Sizes(d_model, d_mlp, layers, .., vocab_size) = self.sizes();
-        LlamaConfig {
-            vocab_size,
-            d_model,
-            d_mlp,
-            mixers: vec![mixer; layers],
-            norm_epsilon: 1e-5,
-            final_norm_epsilon: 1e-5,
-            tie_embeddings: true,
-            lm_head_bias: false,
-            mlp_bias: false,
-            max_position: None,
-            tokens: Default::default(),
-        }
-    }
-
-    fn teacher(self) -> LlamaConfig {
-        let Sizes(d, _, _, heads, kv, _) = self.sizes();
-        let dim = d / heads;
-        let rotary = RotaryConfig::new(dim);
-        self.model(MixerConfig::Attention(AttentionConfig::new(d, heads, kv, dim, rotary)))
-    }
-
-    fn student(self) -> LlamaConfig {
-        let Sizes(d, _, _, heads, ..) = self.sizes();
-        self.model(MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(d, heads, d / heads)))
-    }
-}
-
 /// Seconds of every step, and of these the seconds until both passes were handed to the device.
 #[derive(Default)]
 struct Clock {
@@ -104,7 +56,7 @@ struct Clock {
     losses: Vec<f64>,
 }
 
-impl Observer<Llama> for Clock {
+impl Observer<Model> for Clock {
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
         self.seconds.push(report.seconds);
         self.host.push(report.host_seconds);
@@ -129,15 +81,18 @@ fn main() -> Result<()> {
         device.configure(FloatDType::BF16).context("the device's default dtype")?;
     }
     let device = device.autodiff();
-    let (teacher, student) = (args.model.teacher(), args.model.student());
+    let [teacher, student] = [&args.teacher, &args.student].map(|name| preset(name, args.layers));
+    let (teacher, student) = (teacher?, student?);
     println!(
-        "device {device:?}, teacher {} and student {} parameters, {} x {} tokens a step\n",
+        "{} of {} parameters, to be {} of {}, on {device:?}, {} x {} tokens a step\n",
+        args.teacher,
         teacher.n_params(),
+        args.student,
         student.n_params(),
         args.batch,
         args.length
     );
-    let vocabulary = student.vocab_size as u64;
+    let vocabulary = student.vocab_size() as u64;
     let word = |i: u64| (i.wrapping_mul(6_364_136_223_846_793_005) >> 33) % (vocabulary - 1);
     let documents = (0..args.batch as u64)
         .map(|row| (0..4 * args.length as u64).map(|i| word(row << 32 | i) as u32).collect::<Vec<u32>>());
@@ -153,6 +108,7 @@ fn main() -> Result<()> {
             args.length,
             args.accumulation
         ))?;
+        device.seed(1);
         let (of_teacher, of_student) = (teacher.init(&device), student.init(&device));
         let mut clock = Clock::default();
         Distillation::new(&recipe, &data, of_teacher, of_student).run(&mut clock)?;

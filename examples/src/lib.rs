@@ -1,7 +1,10 @@
-//! What the examples share: choosing a device.
+//! What the examples share: choosing a device, published shapes by name, pictures.
+
+pub mod chart;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
+use mamba_ssd_models::{ModelConfig, presets};
 
 /// The device `flex`, `wgpu` or `cuda`, if this build has it.
 ///
@@ -28,4 +31,23 @@ pub fn decoding_device(training: &Device) -> Device {
     return Device::flex();
     #[cfg(not(feature = "flex"))]
     training.clone().inner()
+}
+
+/// The shape of a published model, or its first `layers` alone.
+///
+/// # Errors
+///
+/// If no preset has that name.
+pub fn preset(name: &str, layers: Option<usize>) -> Result<ModelConfig> {
+    let preset = presets::by_name(name)
+        .with_context(|| format!("no preset {name}; `mamba-ssd inspect --preset` lists them"))?;
+    let mut config = preset.config();
+    if let Some(layers) = layers {
+        match &mut config {
+            ModelConfig::Llama(config) => config.mixers.truncate(layers),
+            ModelConfig::Phi(config) => config.mixers.truncate(layers),
+            ModelConfig::Mamba2(config) => config.mixers.truncate(layers),
+        }
+    }
+    Ok(config)
 }

@@ -1,35 +1,54 @@
-//! The one device that every suite runs on, chosen by the crate's features.
+//! The one device that every suite runs on: `MAMBA_SSD_DEVICE` among those that are compiled in, flex by default, else
+//! CUDA, else wgpu.
+
+use std::sync::LazyLock;
 
 use burn::tensor::{DType, Device};
 
 #[cfg(not(any(feature = "flex", feature = "wgpu", feature = "cuda")))]
 compile_error!("the suites need a device: enable one of the features flex, wgpu, cuda");
 
-/// Flex by default, else CUDA or wgpu when it is the only backend compiled in.
-pub fn device() -> Device {
+/// The backends of this build, the default first.
+const BACKENDS: &[&str] = &[
     #[cfg(feature = "flex")]
-    {
-        Device::flex()
-    }
-    #[cfg(all(feature = "cuda", not(feature = "flex")))]
-    {
-        Device::cuda(0)
-    }
-    #[cfg(all(feature = "wgpu", not(any(feature = "flex", feature = "cuda"))))]
-    {
-        Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)
+    "flex",
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "wgpu")]
+    "wgpu",
+];
+
+static BACKEND: LazyLock<&str> = LazyLock::new(|| {
+    let Ok(asked) = std::env::var("MAMBA_SSD_DEVICE") else { return BACKENDS[0] };
+    let known = BACKENDS.iter().find(|&&backend| backend == asked);
+    known.unwrap_or_else(|| panic!("MAMBA_SSD_DEVICE is {asked:?}; this build has {BACKENDS:?}"))
+});
+
+/// The device under test.
+pub fn device() -> Device {
+    match backend() {
+        #[cfg(feature = "flex")]
+        "flex" => Device::flex(),
+        #[cfg(feature = "cuda")]
+        "cuda" => Device::cuda(0),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Device::wgpu(burn::tensor::DeviceKind::DefaultDevice),
+        other => unreachable!("no backend {other}"),
     }
 }
 
 /// The name of its backend.
 pub fn backend() -> &'static str {
-    if cfg!(feature = "flex") {
-        "flex"
-    } else if cfg!(feature = "cuda") {
-        "cuda"
-    } else {
-        "wgpu"
+    *BACKEND
+}
+
+/// Whether a test leaves the device out, which it says.
+pub fn skipped(on: &[&str], why: &str) -> bool {
+    let skipped = on.contains(&backend());
+    if skipped {
+        eprintln!("skipped on {}: {why}", backend());
     }
+    skipped
 }
 
 /// The dtypes that the suites ask for and the device can compute in. On wgpu that is f32: WGSL has no

@@ -131,10 +131,11 @@ fn by_heads(x: Tensor<4>) -> Tensor<4> {
     x.reshape([b, s * kv, d]).select(1, rows).reshape([b, kv, s, d]).swap_dims(1, 2)
 }
 
-#[cfg(not(feature = "wgpu"))] // whose attention is tensor operations: the mixers' suite runs those
 mod native {
     use super::*;
-    use mamba_ssd_tests::device::{backend, dtypes};
+    use mamba_ssd_tests::device::{backend, dtypes, skipped};
+
+    const IN_TENSOR_OPERATIONS: &str = "it is tensor operations there, which the suite of mixers runs";
 
     fn cases() -> Vec<Case> {
         let packed = |sizes, documents| Case { documents: Some(documents), ..Case::new(sizes) };
@@ -154,6 +155,9 @@ mod native {
     /// In f32 there are no kernels on CUDA, and burn's products are tuned there for minutes.
     #[test]
     fn attention_and_its_gradients_equal_plain_loops() {
+        if skipped(&["wgpu"], IN_TENSOR_OPERATIONS) {
+            return;
+        }
         for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
             cases().iter().for_each(|case| case.assert_equals_loops(dtype));
         }
@@ -162,6 +166,9 @@ mod native {
     /// Two runs of one call give the same bits: no sum depends on the order in which cubes run.
     #[test]
     fn attention_repeats_itself_to_the_bit() {
+        if skipped(&["wgpu"], IN_TENSOR_OPERATIONS) {
+            return;
+        }
         let dtype = dtypes().pop().expect("a dtype");
         let case = &cases()[0];
         let inputs = case.inputs(3, dtype);
@@ -173,9 +180,13 @@ mod native {
 mod emulated {
     use super::*;
     use mamba_ssd::emulate_tensor_cores;
+    use mamba_ssd_tests::device::skipped;
 
     #[test]
     fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
+        if skipped(&["flex"], "it has kernels of its own") {
+            return;
+        }
         // One kernel of each for all: compiling is what takes time on a software device.
         for case in [
             Case::new([2, 37, 37, 4, 2, 12]),

@@ -194,14 +194,18 @@ fn in_tensor_operations(student: &Mixing, teacher: &Mixing, wide: DType) -> Tens
     difference.square().sum_dim(3).reshape([b, h, t])
 }
 
-#[cfg(not(feature = "wgpu"))] // where it is tensor operations: the mixers' suite runs those
 mod native {
     use super::*;
-    use mamba_ssd_tests::device::{backend, dtypes};
+    use mamba_ssd_tests::device::{backend, dtypes, skipped};
+
+    const IN_TENSOR_OPERATIONS: &str = "it is tensor operations there, which the suite of mixers runs";
 
     /// In f32 CUDA has no kernels, and burn's products are tuned there for minutes.
     #[test]
     fn squares_of_rows_and_their_gradients_equal_plain_loops() {
+        if skipped(&["wgpu"], IN_TENSOR_OPERATIONS) {
+            return;
+        }
         for dtype in dtypes().into_iter().filter(|&dtype| backend() != "cuda" || dtype == DType::BF16) {
             for case in [
                 Case::new([2, 150, 4, 4, 64, 2, 64], 0.2),
@@ -220,6 +224,9 @@ mod native {
     /// Two runs of one call give the same bits: no sum depends on the order in which cubes run.
     #[test]
     fn distances_repeat_themselves_to_the_bit() {
+        if skipped(&["wgpu"], IN_TENSOR_OPERATIONS) {
+            return;
+        }
         let dtype = dtypes().pop().expect("a dtype");
         let case = Case::new([2, 150, 4, 4, 64, 2, 64], 0.2);
         let inputs = case.inputs(3, dtype);
@@ -231,9 +238,13 @@ mod native {
 mod emulated {
     use super::*;
     use mamba_ssd::emulate_tensor_cores;
+    use mamba_ssd_tests::device::skipped;
 
     #[test]
     fn the_kernels_of_tensor_cores_equal_plain_loops_with_their_products_in_shared_memory() {
+        if skipped(&["flex"], "it has kernels of its own") {
+            return;
+        }
         // One kernel of each for all: compiling is what takes time on a software device.
         for case in [
             Case::new([2, 70, 4, 2, 12, 2, 16], 0.2),

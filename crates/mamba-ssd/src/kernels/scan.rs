@@ -14,7 +14,7 @@
 use super::real::{LANES, Real, add, total};
 
 /// Columns of the transposed state that are advanced together: as many as stay in registers with what is read.
-const WIDTH: usize = 32;
+pub(super) const WIDTH: usize = 32;
 /// Tokens whose states are held at once during the reverse pass.
 const BLOCK: usize = 16;
 
@@ -179,7 +179,7 @@ impl<R: Real> HeadGradients<R> {
 
 /// `S ← decay S + b ⊗ x`, then `Sᵀ c`, of a strip of the transposed state.
 #[inline(always)]
-fn advance_strip<const FUSED: bool, R: Real>(
+pub(super) fn advance_strip<const FUSED: bool, R: Real>(
     strip: &mut [[R; WIDTH]],
     decay: R,
     x: &[R; WIDTH],

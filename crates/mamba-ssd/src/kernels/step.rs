@@ -10,11 +10,13 @@
 //! the same buffers from token to token, as a captured graph needs. No gradients.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, DispatchDevice, backend_extension};
+use burn::backend::{Backend, Dispatch, DispatchDevice, DispatchTensor, backend_extension};
 use burn::tensor::{DType, Tensor};
 
 #[cfg(feature = "cube")]
 use super::cube::{WIDEST, step_fits};
+#[cfg(feature = "flex")]
+use super::token::SequenceOps;
 
 /// Where in a row of the input projection the convolution's channels begin, and what follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,30 +133,55 @@ impl TokenStep {
         if !self.available() {
             return Err(Box::new(self));
         }
-        let d = self.d.into_dispatch();
-        let bias = self.bias.map_or_else(|| d.clone(), |bias| bias.into_dispatch());
-        let projected = self.projected.into_dispatch();
-        let (window, weight) = (self.window.into_dispatch(), self.weight.into_dispatch());
-        let mut vectors = self.vectors.into_iter().map(|vector| vector.into_dispatch());
-        let mut vector = || vectors.next().unwrap_or_else(|| d.clone());
-        let (first, second) = (vector(), vector());
         #[cfg(feature = "cube")]
         let own_channels = self.step.groups == self.state.dims()[1] && is_cube(&self.state.device());
-        let state = self.state.into_dispatch();
+        let (conv, step) = (self.conv, self.step);
+        let (projected, arrays) = self.arrays();
+        let [window, weight, bias, state, d, first, second] = arrays;
+        let projected = projected.into_dispatch();
         #[cfg(feature = "cube")]
         if own_channels {
-            let step = (self.conv, self.step);
+            let steps = (conv, step);
             let (y, window, state) =
-                Dispatch::token_step(projected, window, weight, bias, state, d, first, second, step);
+                Dispatch::token_step(projected, window, weight, bias, state, d, first, second, steps);
             return Ok((
                 Tensor::from_dispatch(y),
                 Tensor::from_dispatch(window),
                 Tensor::from_dispatch(state),
             ));
         }
-        let (xbc, window) = Dispatch::conv_step(projected.clone(), window, weight, bias, self.conv);
-        let (y, state) = Dispatch::state_step(xbc, projected, state, d, first, second, self.step);
+        let (xbc, window) = Dispatch::conv_step(projected.clone(), window, weight, bias, conv);
+        let (y, state) = Dispatch::state_step(xbc, projected, state, d, first, second, step);
         Ok((Tensor::from_dispatch(y), Tensor::from_dispatch(window), Tensor::from_dispatch(state)))
+    }
+
+    /// Many tokens a row, `projected [b·t w]` to `y [b·t h·p]`, in one operation; or the tokens as they were where the
+    /// device has none for them, or gradients are wanted.
+    pub fn run_through(self) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Box<Self>> {
+        #[cfg(feature = "flex")]
+        if matches!(self.state.device().as_dispatch(), DispatchDevice::Flex(_)) && self.available() {
+            let ([rows, w], [b, heads, p, _]) = (self.projected.dims(), self.state.dims());
+            let steps = (self.conv, self.step);
+            let (projected, arrays) = self.arrays();
+            let [window, weight, bias, state, d, first, second] = arrays;
+            let projected = projected.reshape([b, rows / b, w]).into_dispatch();
+            let (y, window, state) =
+                Dispatch::sequence(projected, window, weight, bias, state, d, first, second, steps);
+            let y = Tensor::<3>::from_dispatch(y).reshape([rows, heads * p]);
+            return Ok((y, Tensor::from_dispatch(window), Tensor::from_dispatch(state)));
+        }
+        Err(Box::new(self))
+    }
+
+    /// The projection, and window, weight, bias, state, `d` and the two vectors: any arrays where the mixer has none.
+    fn arrays(self) -> (Tensor<2>, [DispatchTensor; 7]) {
+        let d = self.d.into_dispatch();
+        let bias = self.bias.map_or_else(|| d.clone(), |bias| bias.into_dispatch());
+        let mut vectors = self.vectors.into_iter().map(|vector| vector.into_dispatch());
+        let mut vector = || vectors.next().unwrap_or_else(|| d.clone());
+        let (first, second) = (vector(), vector());
+        let (window, weight) = (self.window.into_dispatch(), self.weight.into_dispatch());
+        (self.projected, [window, weight, bias, self.state.into_dispatch(), d, first, second])
     }
 
     /// Everything in one dtype, but on GPUs the state in that or in f32.

@@ -292,7 +292,19 @@ impl MatrixMixer for DiscreteMamba2 {
 
     fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
         let (conv, ssm) = state.into_ssm();
-        let projected = self.project(u, Some(conv), None);
+        let projected = project_padded(&self.in_proj, u);
+        #[cfg(feature = "flex")]
+        let (projected, conv, ssm) = {
+            let [b, t, w] = projected.dims();
+            match self.token(projected.reshape([b * t, w]), conv, ssm).run_through() {
+                Ok((y, conv, ssm)) => {
+                    let y = y.reshape([b, t, self.config.d_inner()]);
+                    return (project(&self.out_proj, y), MixerState::Ssm { conv, ssm });
+                }
+                Err(token) => (token.projected.reshape([b, t, w]), token.window, token.state),
+            }
+        };
+        let projected = self.split(projected, Some(conv), None);
         let (y, ssm) = self.scan(projected.input.with_state(ssm));
         let state = MixerState::Ssm { conv: projected.conv, ssm };
         (self.gate(join_heads(y), projected.z), state)

@@ -297,7 +297,21 @@ impl MatrixMixer for Mamba2 {
 
     fn prefill(&self, u: Tensor<3>, state: MixerState) -> (Tensor<3>, MixerState) {
         let (conv, ssm) = state.into_ssm();
-        let projected = self.project(u, Some(conv), None);
+        let projected = project_padded(&self.in_proj, u);
+        #[cfg(feature = "flex")]
+        let (projected, conv, ssm) = {
+            let [b, t, w] = projected.dims();
+            let token = self.token(projected.clone().reshape([b * t, w]), conv, ssm);
+            match if self.config.d_xb.is_some() { Err(Box::new(token)) } else { token.run_through() } {
+                Ok((y, conv, ssm)) => {
+                    let inner = self.config.d_inner();
+                    let out = self.gate(y.reshape([b, t, inner]), projected.narrow(2, 0, inner));
+                    return (out, MixerState::Ssm { conv, ssm });
+                }
+                Err(token) => (projected, token.window, token.state),
+            }
+        };
+        let projected = self.split(projected, Some(conv), None);
         let input = self.ssd_input(&projected, None).with_state(ssm);
         let (y, ssm) = self.scan(&projected, input);
         let state = MixerState::Ssm { conv: projected.conv, ssm };

@@ -60,10 +60,7 @@ fn convolve<R: Real + Element + Pod>(
     let [b, earlier, c]: [usize; 3] = window.layout().shape().dims();
     let [_, width]: [usize; 2] = projected.layout().shape().dims();
     let (projected, weight) = (projected.storage::<R>(), weight.storage::<R>());
-    let mut taps = vec![R::default(); (earlier + 1) * c];
-    for (i, weight) in weight.iter().enumerate() {
-        taps[i % (earlier + 1) * c + i / (earlier + 1)] = *weight;
-    }
+    let taps = taps(weight, earlier + 1);
     let mut out = match step.bias {
         true => bias.storage::<R>().repeat(b),
         false => vec![R::default(); b * c],
@@ -91,17 +88,27 @@ fn convolve<R: Real + Element + Pod>(
     (FlexTensor::from_data(TensorData::new(out, [b, c])), window)
 }
 
-/// One token of a mixer with all its heads.
-struct Token<'a, R> {
-    xbc: &'a [R],
-    projected: &'a [R],
-    d: &'a [R],
-    first: &'a [R],
-    second: &'a [R],
-    heads: usize,
-    p: usize,
-    n: usize,
-    step: StateStep,
+/// Weights of every tap, `[k c]`, the earliest token's first.
+pub(super) fn taps<R: Real>(weight: &[R], k: usize) -> Vec<R> {
+    let c = weight.len() / k;
+    let mut taps = vec![R::default(); k * c];
+    for (i, weight) in weight.iter().enumerate() {
+        taps[i % k * c + i / k] = *weight;
+    }
+    taps
+}
+
+/// Tokens of a mixer with all its heads.
+pub(super) struct Token<'a, R> {
+    pub xbc: &'a [R],
+    pub projected: &'a [R],
+    pub d: &'a [R],
+    pub first: &'a [R],
+    pub second: &'a [R],
+    pub heads: usize,
+    pub p: usize,
+    pub n: usize,
+    pub step: StateStep,
 }
 
 fn advance<R: Real + Element + Pod>(
@@ -158,18 +165,25 @@ impl<R: Real> Token<'_, R> {
         for ((line, x), y) in state.chunks_exact_mut(n).zip(x).zip(y.iter_mut()) {
             *y = advance_and_read::<FUSED, R>(line, decay, *x * scale, b, c) + self.d[head] * *x;
         }
-        if let StepForm::Discrete { z_bias } = step.form {
-            let z = &projected[step.gate + head * p..][..p];
-            for (i, y) in y.iter_mut().enumerate() {
-                let z = if z_bias { z[i] + self.first[head * p + i] } else { z[i] };
-                *y *= z * z.sigmoid();
-            }
+        self.gate(row, head, y);
+    }
+
+    /// Gates `y [p]` of a head, where the mixer does that without a norm; `row` is of the projection.
+    #[inline(always)]
+    pub fn gate(&self, row: usize, head: usize, y: &mut [R]) {
+        let StepForm::Discrete { z_bias } = self.step.form else { return };
+        let (p, inner) = (self.p, self.heads * self.p);
+        let width = self.projected.len() / (self.xbc.len() / (inner + 2 * self.step.groups * self.n));
+        let z = &self.projected[row * width + self.step.gate + head * p..][..p];
+        for (i, y) in y.iter_mut().enumerate() {
+            let z = if z_bias { z[i] + self.first[head * p + i] } else { z[i] };
+            *y *= z * z.sigmoid();
         }
     }
 
     /// The head's decay, and what its x is multiplied with.
     #[inline(always)]
-    fn decay(&self, projected: R, head: usize) -> (R, R) {
+    pub fn decay(&self, projected: R, head: usize) -> (R, R) {
         match self.step.form {
             StepForm::Discrete { .. } => (R::ONE / (R::ONE + projected.exp()), R::ONE),
             StepForm::StepSize => {

@@ -6,13 +6,14 @@
 mod cache;
 mod mixer;
 mod product;
+mod sequence;
 mod stored;
 
 use burn::backend::tensor::{FloatTensor, IntTensor, QuantizedTensor};
 use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::quantization::QuantScheme;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
-use burn_flex::{FlexQTensor, FlexTensor};
+use burn_flex::FlexTensor;
 use bytemuck::Pod;
 
 use super::flex::integers;
@@ -22,7 +23,8 @@ use super::softmax::softmax;
 use crate::KvCache;
 use cache::Heads;
 use product::Product;
-use stored::{Full, Halves, Quantized, Stored};
+pub use sequence::SequenceOps;
+use stored::{Full, Halves, Quantized, Stored, is_down};
 pub(crate) use stored::{int8, is_int8};
 
 /// Numbers of a cache that are worth a thread.
@@ -168,7 +170,11 @@ impl TokenOps for Flex {
         weight: QuantizedTensor<Self>,
         transposed: bool,
     ) -> FloatTensor<Self> {
-        product(&x, Quantized::of(&weight), weight.tensor().layout().shape().dims(), transposed)
+        let shape = weight.tensor().layout().shape().dims();
+        match is_down(&weight) {
+            true => product(&x, Quantized::<true>::of(&weight), shape, transposed),
+            false => product(&x, Quantized::<false>::of(&weight), shape, transposed),
+        }
     }
 
     fn into_int8(weight: FloatTensor<Self>, scheme: QuantScheme) -> QuantizedTensor<Self> {
@@ -177,7 +183,11 @@ impl TokenOps for Flex {
 
     fn from_int8(weight: QuantizedTensor<Self>) -> FloatTensor<Self> {
         let shape: [usize; 2] = weight.tensor().layout().shape().dims();
-        FlexTensor::from_data(TensorData::new(stored::expand(Quantized::of(&weight), shape), shape))
+        let numbers = match is_down(&weight) {
+            true => stored::expand::<f32, _>(Quantized::<true>::of(&weight), shape),
+            false => stored::expand::<f32, _>(Quantized::<false>::of(&weight), shape),
+        };
+        FlexTensor::from_data(TensorData::new(numbers, shape))
     }
 
     fn from_bf16(weight: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -195,7 +205,11 @@ impl TokenOps for Flex {
     }
 
     fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
-        rows(&weight, &integers(&tokens))
+        let [_, d]: [usize; 2] = weight.tensor().layout().shape().dims();
+        match is_down(&weight) {
+            true => rows(Quantized::<true>::of(&weight), d, &integers(&tokens)),
+            false => rows(Quantized::<false>::of(&weight), d, &integers(&tokens)),
+        }
     }
 
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -232,9 +246,7 @@ fn product<R: Real + Element + Pod, S: Stored<R>>(
     FlexTensor::from_data(TensorData::new(product.run(), [m, n]))
 }
 
-fn rows(weight: &FlexQTensor, tokens: &[i64]) -> FlexTensor {
-    let [_, d]: [usize; 2] = weight.tensor().layout().shape().dims();
-    let stored = Quantized::of(weight);
+fn rows(stored: impl Stored<f32>, d: usize, tokens: &[i64]) -> FlexTensor {
     let number = |token: i64, column| {
         let [number]: [f32; 1] = stored.piece(token as usize, column);
         number

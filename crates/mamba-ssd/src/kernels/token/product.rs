@@ -111,35 +111,44 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
     fn lines<const FUSED: bool, const N: usize>(&self, line: usize, first: usize, out: &mut [R]) {
         let columns = out.len() / self.rows();
         let whole = columns / WIDTH * WIDTH;
-        for column in (0..whole).step_by(WIDTH) {
-            self.tile::<FUSED, N, WIDTH>(line, first, column, out);
-        }
-        for column in whole..columns {
-            self.tile::<FUSED, N, 1>(line, first, column, out);
-        }
+        self.band::<FUSED, N, WIDTH>(line, first, [0, whole], out);
+        self.band::<FUSED, N, 1>(line, first, [whole, columns], out);
     }
 
+    /// Adds what `N` lines contribute to the columns from one to another.
     #[inline(always)]
-    fn tile<const FUSED: bool, const N: usize, const W: usize>(
+    fn band<const FUSED: bool, const N: usize, const W: usize>(
         &self,
         line: usize,
         first: usize,
-        column: usize,
+        [start, end]: [usize; 2],
         out: &mut [R],
     ) {
         let columns = out.len() / self.rows();
-        let weights: [[R; W]; N] = self.weight.tile(line, first + column);
-        for (row, x) in self.x.chunks_exact(self.k).enumerate() {
-            let x: &[R; N] = x[line..line + N].as_array().expect("N lines");
-            let sums: &mut [R; W] = out[row * columns + column..][..W].as_mut_array().expect("W columns");
-            let mut now = *sums;
-            for i in 0..N {
-                for j in 0..W {
-                    now[j] = add::<FUSED, R>(now[j], x[i], weights[i][j]);
-                }
-            }
-            *sums = now;
+        let mut xs: Vec<[R; N]> = Vec::with_capacity(self.rows());
+        for x in self.x.chunks_exact(self.k) {
+            xs.push(*x[line..line + N].as_array().expect("N lines"));
         }
+        self.weight.tiles::<N, W>(
+            line,
+            first + start,
+            (end - start) / W,
+            #[inline(always)]
+            |place, weights| {
+                let mut column = start + place * W;
+                for x in &xs {
+                    let sums: &mut [R; W] = out[column..column + W].as_mut_array().expect("W columns");
+                    column += columns;
+                    let mut now = *sums;
+                    for i in 0..N {
+                        for j in 0..W {
+                            now[j] = add::<FUSED, R>(now[j], x[i], weights[i][j]);
+                        }
+                    }
+                    *sums = now;
+                }
+            },
+        );
     }
 
     /// Many rows: strips of the weight are copied once and met by several rows at a time.
@@ -167,10 +176,8 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
                     }
                 }
             }
-            for column in whole..columns {
-                for line in start..start + depth {
-                    self.tile::<FUSED, 1, 1>(line, first, column, out);
-                }
+            for line in start..start + depth {
+                self.band::<FUSED, 1, 1>(line, first, [whole, columns], out);
             }
         }
     }
@@ -223,19 +230,21 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
 fn four_dots<const FUSED: bool, R: Real>(weight: impl Stored<R>, column: usize, x: &[R]) -> [R; 4] {
     let [mut s0, mut s1, mut s2, mut s3] = [[R::default(); LANES]; 4];
     let (blocks, tail) = x.as_chunks::<LANES>();
-    for (block, x) in blocks.iter().enumerate() {
-        let depth = block * LANES;
-        let w0: [R; LANES] = weight.piece(column, depth);
-        let w1: [R; LANES] = weight.piece(column + 1, depth);
-        let w2: [R; LANES] = weight.piece(column + 2, depth);
-        let w3: [R; LANES] = weight.piece(column + 3, depth);
-        for i in 0..LANES {
-            s0[i] = add::<FUSED, R>(s0[i], x[i], w0[i]);
-            s1[i] = add::<FUSED, R>(s1[i], x[i], w1[i]);
-            s2[i] = add::<FUSED, R>(s2[i], x[i], w2[i]);
-            s3[i] = add::<FUSED, R>(s3[i], x[i], w3[i]);
-        }
-    }
+    weight.tiles::<4, LANES>(
+        column,
+        0,
+        blocks.len(),
+        #[inline(always)]
+        |block, [w0, w1, w2, w3]| {
+            let x = &blocks[block];
+            for i in 0..LANES {
+                s0[i] = add::<FUSED, R>(s0[i], x[i], w0[i]);
+                s1[i] = add::<FUSED, R>(s1[i], x[i], w1[i]);
+                s2[i] = add::<FUSED, R>(s2[i], x[i], w2[i]);
+                s3[i] = add::<FUSED, R>(s3[i], x[i], w3[i]);
+            }
+        },
+    );
     let depth = blocks.len() * LANES;
     [
         with_tail::<FUSED, R>(weight, s0, column, depth, tail),

@@ -17,17 +17,52 @@ pub(super) trait Stored<R>: Copy + Sync {
     /// `L` numbers of a row, from a column on: one, or as many as a [`Quantized`] block of a row begins with there.
     fn piece<const L: usize>(&self, row: usize, column: usize) -> [R; L];
 
-    /// Pieces of `N` rows one below the other, from a multiple of `N` on.
-    #[inline(always)]
-    fn tile<const N: usize, const L: usize>(&self, row: usize, column: usize) -> [[R; L]; N]
-    where
-        R: Real,
-    {
+    /// `count` pieces of each of `N` rows, from `column` of `row` on: shows `each` the place of the pieces that lie one
+    /// below the other, and these. Rows begin at a multiple of `N`, which is at most 16.
+    fn tiles<const N: usize, const L: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        count: usize,
+        each: impl FnMut(usize, &[[R; L]; N]),
+    );
+}
+
+/// `count` pieces of each of `N` rows of a matrix, each row in a slice of its own: what an inner loop can walk without
+/// asking where it is.
+#[inline(always)]
+fn lines<T, const N: usize, const L: usize>(
+    numbers: &[T],
+    width: usize,
+    [row, column]: [usize; 2],
+    count: usize,
+) -> [&[[T; L]]; N] {
+    let mut lines: [&[[T; L]]; N] = [&[]; N];
+    for (i, line) in lines.iter_mut().enumerate() {
+        let (pieces, _) = numbers[(row + i) * width + column..][..count * L].as_chunks();
+        *line = &pieces[..count];
+    }
+    lines
+}
+
+/// Calls `each` with what `wide` makes of the pieces at every place.
+#[inline(always)]
+fn walk<T: Copy, R: Real, const N: usize, const L: usize>(
+    lines: [&[[T; L]]; N],
+    count: usize,
+    mut wide: impl FnMut(usize, usize, &[T; L]) -> [R; L],
+    mut each: impl FnMut(usize, &[[R; L]; N]),
+) {
+    let mut lines = lines;
+    for line in &mut lines {
+        *line = &line[..count];
+    }
+    for place in 0..count {
         let mut tile = [[R::default(); L]; N];
-        for (i, piece) in tile.iter_mut().enumerate() {
-            *piece = self.piece(row + i, column);
+        for i in 0..N {
+            tile[i] = wide(i, place, &lines[i][place]);
         }
-        tile
+        each(place, &tile);
     }
 }
 
@@ -43,6 +78,24 @@ impl<R: Real> Stored<R> for Full<'_, R> {
     fn piece<const L: usize>(&self, row: usize, column: usize) -> [R; L] {
         array(self.numbers, row * self.width + column)
     }
+
+    #[inline(always)]
+    fn tiles<const N: usize, const L: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        count: usize,
+        each: impl FnMut(usize, &[[R; L]; N]),
+    ) {
+        let lines = lines(self.numbers, self.width, [row, column], count);
+        walk(
+            lines,
+            count,
+            #[inline(always)]
+            |_, _, piece| *piece,
+            each,
+        );
+    }
 }
 
 /// bf16: the upper half of an f32.
@@ -55,73 +108,106 @@ pub(super) struct Halves<'a> {
 impl Stored<f32> for Halves<'_> {
     #[inline(always)]
     fn piece<const L: usize>(&self, row: usize, column: usize) -> [f32; L] {
-        let halves: [bf16; L] = array(self.numbers, row * self.width + column);
-        let mut numbers = [0.0; L]; // by a loop: the closure of `map` would not be inlined
-        for i in 0..L {
-            numbers[i] = f32::from_bits(u32::from(halves[i].to_bits()) << 16);
-        }
-        numbers
+        wide_halves(&array(self.numbers, row * self.width + column))
+    }
+
+    #[inline(always)]
+    fn tiles<const N: usize, const L: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        count: usize,
+        each: impl FnMut(usize, &[[f32; L]; N]),
+    ) {
+        let lines = lines(self.numbers, self.width, [row, column], count);
+        walk(
+            lines,
+            count,
+            #[inline(always)]
+            |_, _, piece| wide_halves(piece),
+            each,
+        );
     }
 }
 
-/// Integers with one scale for every block of a row's or a column's numbers, 16 of them or a larger power of two.
+#[inline(always)]
+fn wide_halves<const L: usize>(halves: &[bf16; L]) -> [f32; L] {
+    let mut numbers = [0.0; L]; // by a loop: the closure of `map` would not be inlined
+    for i in 0..L {
+        numbers[i] = f32::from_bits(u32::from(halves[i].to_bits()) << 16);
+    }
+    numbers
+}
+
+/// Integers with one scale for every block of a row's, or `DOWN` of a column's, numbers: 16 of them or a larger power of
+/// two.
 #[derive(Clone, Copy)]
-pub(super) struct Quantized<'a> {
+pub(super) struct Quantized<'a, const DOWN: bool> {
     numbers: &'a [i8],
     scales: &'a [f32],
     width: usize,
     /// Binary logarithm of the numbers in a block.
     shift: u32,
-    /// Whether a block is of a column.
-    down: bool,
 }
 
-impl<'a> Quantized<'a> {
+impl<'a, const DOWN: bool> Quantized<'a, DOWN> {
     pub fn of(tensor: &'a FlexQTensor) -> Self {
         let [_, width]: [usize; 2] = tensor.tensor().layout().shape().dims();
         let [rows, columns] = block_of(&scheme_of(tensor));
-        let (shift, down) = ((rows * columns).ilog2(), columns == 1);
-        Self { numbers: tensor.tensor().storage(), scales: tensor.scales(), width, shift, down }
-    }
-
-    /// The scales of a piece.
-    #[inline(always)]
-    fn scales<const L: usize>(&self, row: usize, column: usize) -> [f32; L] {
-        match self.down {
-            true => array(self.scales, (row >> self.shift) * self.width + column),
-            false => [self.scales[row * (self.width >> self.shift) + (column >> self.shift)]; L],
-        }
-    }
-
-    #[inline(always)]
-    fn scaled<const L: usize>(&self, row: usize, column: usize, scales: &[f32; L]) -> [f32; L] {
-        let numbers: [i8; L] = array(self.numbers, row * self.width + column);
-        let mut out = [0.0; L];
-        for i in 0..L {
-            out[i] = f32::from(numbers[i]) * scales[i];
-        }
-        out
+        let shift = (rows * columns).ilog2();
+        Self { numbers: tensor.tensor().storage(), scales: tensor.scales(), width, shift }
     }
 }
 
-impl Stored<f32> for Quantized<'_> {
+impl<const DOWN: bool> Stored<f32> for Quantized<'_, DOWN> {
     #[inline(always)]
     fn piece<const L: usize>(&self, row: usize, column: usize) -> [f32; L] {
-        self.scaled(row, column, &self.scales(row, column))
+        let scales = match DOWN {
+            true => array(self.scales, (row >> self.shift) * self.width + column),
+            false => [self.scales[row * (self.width >> self.shift) + (column >> self.shift)]; L],
+        };
+        scaled(&array(self.numbers, row * self.width + column), &scales)
     }
 
     #[inline(always)]
-    fn tile<const N: usize, const L: usize>(&self, row: usize, column: usize) -> [[f32; L]; N] {
-        let mut scales = self.scales(row, column);
-        let mut tile = [[0.0; L]; N];
-        for (i, piece) in tile.iter_mut().enumerate() {
-            if !self.down {
-                scales = self.scales(row + i, column);
-            }
-            *piece = self.scaled(row + i, column, &scales);
+    fn tiles<const N: usize, const L: usize>(
+        &self,
+        row: usize,
+        column: usize,
+        count: usize,
+        each: impl FnMut(usize, &[[f32; L]; N]),
+    ) {
+        let numbers = lines(self.numbers, self.width, [row, column], count);
+        if DOWN {
+            let [scales] = lines::<_, 1, L>(self.scales, self.width, [row >> self.shift, column], count);
+            walk(
+                numbers,
+                count,
+                #[inline(always)]
+                |_, place, piece| scaled(piece, &scales[place]),
+                each,
+            );
+        } else {
+            let shift = self.shift;
+            let scales = lines::<_, N, 1>(self.scales, self.width >> shift, [row, 0], self.width >> shift);
+            walk(
+                numbers,
+                count,
+                #[inline(always)]
+                |i, place, piece| scaled(piece, &[scales[i][(column + place * L) >> shift][0]; L]),
+                each,
+            );
         }
-        tile
     }
+}
+
+#[inline(always)]
+fn scaled<const L: usize>(numbers: &[i8; L], scales: &[f32; L]) -> [f32; L] {
+    let mut out = [0.0; L];
+    for i in 0..L {
+        out[i] = f32::from(numbers[i]) * scales[i];
+    }
+    out
 }
 
 #[inline(always)]
@@ -154,6 +240,11 @@ fn scheme_of(tensor: &FlexQTensor) -> QuantScheme {
         DType::QFloat(scheme) => scheme,
         dtype => panic!("a quantised tensor of {dtype:?}"),
     }
+}
+
+/// Whether the blocks of a tensor in [`int8`] are of columns.
+pub(super) fn is_down(tensor: &FlexQTensor) -> bool {
+    block_of(&scheme_of(tensor))[1] == 1
 }
 
 fn sizes(scheme: &QuantScheme) -> [u8; 2] {
