@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use mamba_ssd_examples::chart::{NamedFile, draw_curves};
 use serde_json::Value;
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let curve = |model: &NamedFile| Ok((model.name.clone(), curve(model, args.rows)?));
     let curves = args.models.iter().map(curve).collect::<Result<Vec<_>>>()?;
-    draw_curves(&args.out, ["tokens read before", "ms a token"], &curves)
+    draw_curves(&args.out, ["tokens read before", "ms a step"], &curves)
 }
 
 /// Tokens and milliseconds.
@@ -41,9 +41,10 @@ fn curve(model: &NamedFile, rows: u64) -> Result<Vec<(f64, f64)>> {
     let decode = bench["decode"]
         .as_array()
         .with_context(|| format!("{path}: no `decode`, expected what `bench --json` prints"))?;
-    let of_rows = decode.iter().filter(|row| row["rows"] == rows);
-    let point = |row: &Value| Some((row["tokens"].as_f64()?, row["seconds"].as_f64()? * 1e3));
-    of_rows
-        .map(|row| point(row).with_context(|| format!("{path}: a row without `tokens` or `seconds`")))
-        .collect()
+    let of_rows: Vec<&Value> = decode.iter().filter(|row| row["rows"] == rows).collect();
+    ensure!(!of_rows.is_empty(), "{path}: no row of --rows {rows}");
+    let point = |row: &&Value| Some((row["tokens"].as_f64()?, row["seconds"].as_f64()? * 1e3));
+    let points =
+        of_rows.iter().map(|row| point(row).with_context(|| format!("{path}: a row without numbers")));
+    points.collect()
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 use clap::Parser;
 use mamba_ssd::{Backbone, Decoder, State};
-use mamba_ssd_examples::preset;
+use mamba_ssd_examples::{at_least_one, preset};
 use mamba_ssd_models::Model;
 
 #[derive(Parser)]
@@ -38,7 +38,7 @@ struct Args {
     #[arg(long)]
     half_states: bool,
     /// Timed series of ten steps; the median is printed.
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, value_parser = at_least_one)]
     series: usize,
 }
 

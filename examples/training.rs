@@ -1,5 +1,5 @@
-//! The steps of the three stages at published shapes with random weights, teacher and student in bf16 where the device has it: tokens a second, and the share of the device's peak that the products alone account
-//! for. Prints Markdown.
+//! The steps of the three stages at published shapes with random weights, teacher and student in bf16 where the device
+//! has it: tokens a second, and the share of the device's peak that the products alone account for. Prints Markdown.
 //!
 //! ```text
 //! cargo run --release -p mamba-ssd-examples --example training --no-default-features --features cuda
@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result};
 use burn::tensor::{DType, Device, FloatDType};
 use clap::Parser;
-use mamba_ssd_examples::preset;
+use mamba_ssd_examples::{at_least_one, preset};
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::data::Dataset;
 use mamba_ssd_mohawk::{Distillation, Observer, Recipe, StepReport};
@@ -41,7 +41,7 @@ struct Args {
     #[arg(long, default_value_t = 1)]
     accumulation: usize,
     /// Steps; the median of the second half is printed.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = at_least_one)]
     steps: usize,
     /// Operations a second that the device does at most; an H100 does 9.89e14 in bf16.
     #[arg(long, default_value_t = 9.89e14)]

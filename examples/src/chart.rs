@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use plotters::prelude::*;
 
 /// A file, and what to call it: `NAME=FILE`.
@@ -44,6 +44,8 @@ fn draw(out: &Path, [x, y]: [&str; 2], curves: &[(String, Vec<(f64, f64)>)]) -> 
     let shortest = all().map(|point| point.0).fold(f64::MAX, f64::min);
     let highest = all().map(|point| point.1).fold(f64::MIN, f64::max);
     let lowest = all().map(|point| point.1).fold(f64::MAX, f64::min);
+    ensure!(shortest > 0.0, "a logarithmic axis has no {shortest}");
+    let longest = if longest > shortest { longest } else { 2.0 * shortest };
     let room = 0.05 * (highest - lowest).max(1e-6);
     let area = SVGBackend::new(out, (720, 400)).into_drawing_area();
     area.fill(&WHITE)?;

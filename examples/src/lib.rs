@@ -33,6 +33,19 @@ pub fn decoding_device(training: &Device) -> Device {
     training.clone().inner()
 }
 
+/// A number of the command line that is not 0.
+///
+/// # Errors
+///
+/// If it is 0 or no number.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
+
 /// The shape of a published model, or its first `layers` alone.
 ///
 /// # Errors

@@ -255,6 +255,32 @@ fn prefill_in_any_pieces_then_steps_equal_forward() {
     });
 }
 
+/// Heads wider than what the CPU reads of a state at once, and prompts longer than what one task convolves.
+#[test]
+fn wide_heads_and_long_prompts_read_in_pieces_equal_forward() {
+    let configs = [
+        (MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(80, 2, 5).with_z_bias(true)), 80),
+        (MixerConfig::Mamba2(Mamba2Config::new(40).with_headdim(40).with_d_state(6)), 40),
+    ];
+    let (dtype, device) = (widest(), device());
+    for (config, d_model) in configs {
+        let case = Case { config, d_model, b: 2, t: 70, cuts: vec![], seed: 5 };
+        let (mixer, u) = (case.mixer(dtype, &device), case.u(dtype, &device));
+        let (mut state, mut start, mut pieces) = (mixer.init_state(2, &device), 0, vec![]);
+        for length in [2, 1, 67] {
+            let (y, next) = mixer.prefill(u.clone().narrow(1, start, length), state);
+            (state, start) = (next, start + length);
+            pieces.push(y);
+        }
+        assert_close("outputs", Tensor::cat(pieces, 1), mixer.forward(u.clone(), None));
+        let mut steps = mixer.init_state(2, &device);
+        for i in 0..case.t {
+            steps = mixer.step(u.clone().narrow(1, i, 1).squeeze_dim::<2>(1), steps).1;
+        }
+        assert_same_state(state, steps);
+    }
+}
+
 fn assert_same_state(got: MixerState, want: MixerState) {
     match (got, want) {
         (MixerState::Attention { cache, conv }, MixerState::Attention { cache: want_cache, conv: want }) => {

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Int, Tensor, TensorData};
 use mamba_ssd::conv::causal_conv1d;
 use mamba_ssd::norm::NormConfig;
 use mamba_ssd::rope::{RotaryConfig, rotate};
-use mamba_ssd::{Segments, causal_softmax, embed, silu_gate};
+use mamba_ssd::{Segments, causal_softmax, embed, gelu, silu_gate};
 use mamba_ssd_tests::device::{backend, device, dtypes};
 use mamba_ssd_tests::evaluate::{tensor, values};
 use mamba_ssd_tests::limits::relative_error;
@@ -71,6 +71,28 @@ fn the_gate_and_its_gradients_equal_plain_loops() {
             assert_close("gradient of the value", dtype, &to_value, &map(&|g, _, d| d * g * open(g)));
             let of_gate = map(&|g, v, d| d * v * open(g) * (1.0 + g * (1.0 - open(g))));
             assert_close("gradient of the gate", dtype, &to_gate, &of_gate);
+        }
+    }
+}
+
+#[test]
+fn gelu_and_its_gradient_equal_plain_loops() {
+    let device = device().autodiff();
+    let slope = (2.0 / std::f64::consts::PI).sqrt();
+    for dtype in kernel_dtypes() {
+        for (i, shape) in [[3, 5, 64], [2, 7, 33], [1, 1, 4096]].into_iter().enumerate() {
+            let count = shape.iter().product();
+            let [x, grad] = [0, 1].map(|j| normals(70 + 10 * i as u64 + j, count, dtype));
+            let on_device = |x: &[f64]| tensor(x, shape, dtype, &device);
+            let (y, [dx]) = run([on_device(&x)], on_device(&grad), |[x]| gelu(x));
+
+            let tanh = |x: f64| (slope * (x + 0.044715 * x.powi(3))).tanh();
+            let inner = |x: f64| slope * (1.0 + 3.0 * 0.044715 * x * x);
+            let want: Vec<f64> = x.iter().map(|&x| 0.5 * x * (1.0 + tanh(x))).collect();
+            let reverse =
+                |(&x, &d): (&f64, &f64)| d * 0.5 * (1.0 + tanh(x) + x * (1.0 - tanh(x).powi(2)) * inner(x));
+            assert_close("gelu", dtype, &y, &want);
+            assert_close("gradient", dtype, &dx, &x.iter().zip(&grad).map(reverse).collect::<Vec<_>>());
         }
     }
 }

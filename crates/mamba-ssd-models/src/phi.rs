@@ -11,7 +11,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, Linear};
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::LayerNorm;
-use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, project};
+use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, gelu, project};
 
 use crate::PhiConfig;
 
@@ -61,17 +61,8 @@ impl Phi {
 impl PhiMlp {
     /// `[.. d]` to `[.. d]`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        project(&self.fc2, gelu_new(project(&self.fc1, x)))
+        project(&self.fc2, gelu(project(&self.fc1, x)))
     }
-}
-
-/// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`. burn's takes the cube through `powf`, which not
-/// every device defines for negative numbers.
-fn gelu_new<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let scale = (2.0 / std::f64::consts::PI).sqrt();
-    let cube = x.clone() * x.clone() * x.clone();
-    let inner = (x.clone() + cube * 0.044715) * scale;
-    x * (inner.tanh() + 1.0) * 0.5
 }
 
 impl Backbone for Phi {

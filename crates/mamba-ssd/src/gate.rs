@@ -1,4 +1,4 @@
-//! The gate of these models: `silu(gate) ∘ value`.
+//! What stands between the products of an MLP: the gate `silu(gate) ∘ value`, and GELU.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
@@ -17,6 +17,25 @@ pub fn silu_gate<const D: usize>(gate: Tensor<D>, value: Tensor<D>) -> Tensor<D>
         return crate::kernels::native_gate(gate, value);
     }
     silu(gate) * value
+}
+
+/// GELU in its tanh form, as one native operation where the device has one.
+///
+/// ```text
+/// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))
+/// ```
+///
+/// Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016), section 2.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    if crate::kernels::available(&x.device(), x.dtype()) {
+        return crate::kernels::native_gelu(x);
+    }
+    // burn's takes the cube through `powf`, which not every device defines for negative numbers.
+    let scale = (2.0 / std::f64::consts::PI).sqrt();
+    let cube = x.clone() * x.clone() * x.clone();
+    let inner = (x.clone() + cube * 0.044715) * scale;
+    x * (inner.tanh() + 1.0) * 0.5
 }
 
 #[cfg(all(test, feature = "flex"))]

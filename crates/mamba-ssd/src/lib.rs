@@ -60,7 +60,7 @@ pub use capabilities::{Capability, capabilities};
 pub use decoder::Decoder;
 pub use divergence::{Divergence, next_token_loss};
 pub use embedding::embed;
-pub use gate::silu_gate;
+pub use gate::{gelu, silu_gate};
 pub use history::History;
 #[cfg(feature = "cube")]
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! Convolution and gate under automatic differentiation.
+//! Convolution, gate and GELU under automatic differentiation.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::{
@@ -50,6 +50,21 @@ impl<B: KernelOps> Backward<B, 2> for Gate {
     }
 }
 
+#[derive(Debug)]
+struct Gelu;
+
+impl<B: KernelOps> Backward<B, 1> for Gelu {
+    type State = NodeId;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        let x = checkpointer.retrieve_node_output(ops.state);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::tanh_gelu_backward(x, grad));
+        }
+    }
+}
+
 impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
     fn conv_forward(
         window: FloatTensor<Self>,
@@ -96,6 +111,20 @@ impl<B: KernelOps, C: CheckpointStrategy> KernelOps for Autodiff<B, C> {
         _value: FloatTensor<Self>,
         _grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        panic!("{FIRST_ORDER}")
+    }
+
+    fn tanh_gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match Gelu.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let id = prep.checkpoint(&x);
+                prep.finish(id, B::tanh_gelu_forward(x.into_primitive()))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::tanh_gelu_forward(x.into_primitive())),
+        }
+    }
+
+    fn tanh_gelu_backward(_x: FloatTensor<Self>, _grad: FloatTensor<Self>) -> FloatTensor<Self> {
         panic!("{FIRST_ORDER}")
     }
 }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::conv::Conv;
 use super::divergence::{Pair, next_token, next_token_backward};
 use super::gate;
+use super::gelu;
 use super::losses::{Distance, LossOps};
 use super::ops::{KernelOps, SsdOps};
 use super::optimize::{OptimizeOps, adamw_on_slices, squares_of_slice};
@@ -127,6 +128,20 @@ impl KernelOps for Flex {
                 FlexTensor::from_data(TensorData::new(to_gate, shape.clone())),
                 FlexTensor::from_data(TensorData::new(to_value, shape)),
             )
+        })
+    }
+
+    fn tanh_gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = x.layout().shape().clone();
+        let x = x.to_contiguous();
+        with_real!(x, R => FlexTensor::from_data(TensorData::new(gelu::forward::<R>(x.storage()), shape)))
+    }
+
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = x.layout().shape().clone();
+        let (x, grad) = (x.to_contiguous(), grad.to_contiguous());
+        with_real!(x, R => {
+            FlexTensor::from_data(TensorData::new(gelu::backward::<R>(x.storage(), grad.storage()), shape))
         })
     }
 }

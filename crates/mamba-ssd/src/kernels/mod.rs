@@ -24,6 +24,8 @@ mod embedding;
 mod flex;
 #[cfg(feature = "flex")]
 mod gate;
+#[cfg(feature = "flex")]
+mod gelu;
 mod losses;
 #[cfg(feature = "cube")]
 mod mixing;
@@ -181,6 +183,11 @@ pub(crate) fn native_conv1d(
         bias.into_dispatch(),
         reach.into_dispatch(),
     ))
+}
+
+/// GELU in its tanh form.
+pub(crate) fn native_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(Dispatch::tanh_gelu_forward(x.into_dispatch()))
 }
 
 /// `silu(gate) ∘ value`.

@@ -86,6 +86,14 @@ pub trait KernelOps: Backend {
         value: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// GELU in its tanh form.
+    #[fusion(dtype = x, shape = x)]
+    fn tanh_gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Gradient of x, given that of the result.
+    #[fusion(dtype = x, shape = x)]
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// `[b t c]` of a window `[b k-1+t c]` and a weight `[c k]`.

@@ -155,22 +155,31 @@ impl TokenStep {
         Ok((Tensor::from_dispatch(y), Tensor::from_dispatch(window), Tensor::from_dispatch(state)))
     }
 
-    /// Many tokens a row, `projected [b·t w]` to `y [b·t h·p]`, in one operation; or the tokens as they were where the
+    /// Many tokens a row, `projected [b·t w]` to `y [b t h·p]`, in one operation; or the tokens as they were where the
     /// device has none for them, or gradients are wanted.
-    pub fn run_through(self) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Box<Self>> {
-        #[cfg(feature = "flex")]
-        if matches!(self.state.device().as_dispatch(), DispatchDevice::Flex(_)) && self.available() {
-            let ([rows, w], [b, heads, p, _]) = (self.projected.dims(), self.state.dims());
-            let steps = (self.conv, self.step);
-            let (projected, arrays) = self.arrays();
-            let [window, weight, bias, state, d, first, second] = arrays;
-            let projected = projected.reshape([b, rows / b, w]).into_dispatch();
-            let (y, window, state) =
-                Dispatch::sequence(projected, window, weight, bias, state, d, first, second, steps);
-            let y = Tensor::<3>::from_dispatch(y).reshape([rows, heads * p]);
-            return Ok((y, Tensor::from_dispatch(window), Tensor::from_dispatch(state)));
+    ///
+    /// # Panics
+    ///
+    /// If the window or the state is of another batch than `[b ..]`.
+    #[cfg(feature = "flex")]
+    pub fn run_through(self, [b, t]: [usize; 2]) -> Result<(Tensor<3>, Tensor<3>, Tensor<4>), Box<Self>> {
+        let flex = match self.state.device().as_dispatch() {
+            DispatchDevice::Flex(_) => true,
+            #[allow(unreachable_patterns)] // other backends that a program may compile in
+            _ => false,
+        };
+        if !flex || b * t == 0 || !self.available() {
+            return Err(Box::new(self));
         }
-        Err(Box::new(self))
+        let ([rows, w], batches) = (self.projected.dims(), [self.window.dims()[0], self.state.dims()[0]]);
+        assert_eq!((rows, batches), (b * t, [b; 2]), "{b} rows of {t} tokens, the state's rows beside them");
+        let steps = (self.conv, self.step);
+        let (projected, arrays) = self.arrays();
+        let [window, weight, bias, state, d, first, second] = arrays;
+        let projected = projected.reshape([b, t, w]).into_dispatch();
+        let (y, window, state) =
+            Dispatch::sequence(projected, window, weight, bias, state, d, first, second, steps);
+        Ok((Tensor::from_dispatch(y), Tensor::from_dispatch(window), Tensor::from_dispatch(state)))
     }
 
     /// The projection, and window, weight, bias, state, `d` and the two vectors: any arrays where the mixer has none.

@@ -296,11 +296,8 @@ impl MatrixMixer for DiscreteMamba2 {
         #[cfg(feature = "flex")]
         let (projected, conv, ssm) = {
             let [b, t, w] = projected.dims();
-            match self.token(projected.reshape([b * t, w]), conv, ssm).run_through() {
-                Ok((y, conv, ssm)) => {
-                    let y = y.reshape([b, t, self.config.d_inner()]);
-                    return (project(&self.out_proj, y), MixerState::Ssm { conv, ssm });
-                }
+            match self.token(projected.reshape([b * t, w]), conv, ssm).run_through([b, t]) {
+                Ok((y, conv, ssm)) => return (project(&self.out_proj, y), MixerState::Ssm { conv, ssm }),
                 Err(token) => (token.projected.reshape([b, t, w]), token.window, token.state),
             }
         };

@@ -245,7 +245,13 @@ impl Mamba2 {
         state: Tensor<4>,
     ) -> Result<(Tensor<2>, Tensor<3>, Tensor<4>), Box<TokenStep>> {
         let token = self.token(projected, window, state);
-        if self.config.d_xb.is_some() { Err(Box::new(token)) } else { token.run() }
+        if self.repeats_heads() { Err(Box::new(token)) } else { token.run() }
+    }
+
+    /// Whether heads of x and B are repeated, which no native operation does.
+    #[cfg(any(feature = "flex", feature = "cube"))]
+    fn repeats_heads(&self) -> bool {
+        self.config.d_xb.is_some()
     }
 
     fn ssd_input(&self, projected: &Projected, segments: Option<&Segments>) -> SsdInput {
@@ -302,10 +308,10 @@ impl MatrixMixer for Mamba2 {
         let (projected, conv, ssm) = {
             let [b, t, w] = projected.dims();
             let token = self.token(projected.clone().reshape([b * t, w]), conv, ssm);
-            match if self.config.d_xb.is_some() { Err(Box::new(token)) } else { token.run_through() } {
+            let through = if self.repeats_heads() { Err(Box::new(token)) } else { token.run_through([b, t]) };
+            match through {
                 Ok((y, conv, ssm)) => {
-                    let inner = self.config.d_inner();
-                    let out = self.gate(y.reshape([b, t, inner]), projected.narrow(2, 0, inner));
+                    let out = self.gate(y, projected.narrow(2, 0, self.config.d_inner()));
                     return (out, MixerState::Ssm { conv, ssm });
                 }
                 Err(token) => (projected, token.window, token.state),

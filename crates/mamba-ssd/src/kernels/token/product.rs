@@ -124,6 +124,9 @@ impl<R: Real, S: Stored<R>> Product<'_, R, S> {
         [start, end]: [usize; 2],
         out: &mut [R],
     ) {
+        if start == end {
+            return;
+        }
         let columns = out.len() / self.rows();
         let mut xs: Vec<[R; N]> = Vec::with_capacity(self.rows());
         for x in self.x.chunks_exact(self.k) {

@@ -47,6 +47,7 @@ fn lines<T, const N: usize, const L: usize>(
 
 /// Calls `each` with what `wide` makes of the pieces at every place.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "a place is one of every line")]
 fn walk<T: Copy, R: Real, const N: usize, const L: usize>(
     lines: [&[[T; L]]; N],
     count: usize,

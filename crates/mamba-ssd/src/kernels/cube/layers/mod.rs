@@ -8,6 +8,7 @@ mod conv;
 mod discrete;
 mod embedding;
 mod gate;
+mod gelu;
 mod losses;
 mod optimize;
 mod reduce;
@@ -113,6 +114,14 @@ impl KernelOps for CubeBackend {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         gate::backward(gate, value, grad)
+    }
+
+    fn tanh_gelu_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu::forward(x)
+    }
+
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu::backward(x, grad)
     }
 }
 
