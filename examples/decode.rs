@@ -19,7 +19,7 @@ use mamba_ssd_models::Model;
 
 #[derive(Parser)]
 struct Args {
-    /// Presets; `mamba-ssd inspect --preset` lists them.
+    /// Presets; an unknown name lists them.
     #[arg(long, value_delimiter = ',', default_value = "llamba-1b")]
     model: Vec<String>,
     /// Rows of the batch.

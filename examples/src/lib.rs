@@ -52,8 +52,10 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 ///
 /// If no preset has that name.
 pub fn preset(name: &str, layers: Option<usize>) -> Result<ModelConfig> {
-    let preset = presets::by_name(name)
-        .with_context(|| format!("no preset {name}; `mamba-ssd inspect --preset` lists them"))?;
+    let preset = presets::by_name(name).with_context(|| {
+        let names: Vec<&str> = presets::PRESETS.iter().map(|preset| preset.name).collect();
+        format!("no preset {name}; there are {}", names.join(", "))
+    })?;
     let mut config = preset.config();
     if let Some(layers) = layers {
         match &mut config {

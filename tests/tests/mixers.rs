@@ -269,18 +269,16 @@ fn wide_heads_and_long_prompts_read_in_pieces_equal_forward() {
     for (config, d_model) in configs {
         let case = Case { config, d_model, b: 2, t: 70, cuts: vec![], seed: 5 };
         let (mixer, u) = (case.mixer(dtype, &device), case.u(dtype, &device));
-        let (mut state, mut start, mut pieces) = (mixer.init_state(2, &device), 0, vec![]);
-        for length in [2, 1, 67] {
+        let (mut state, mut pieces) = (mixer.init_state(2, &device), vec![]);
+        for (start, length) in [(0, 2), (2, 1), (3, 67)] {
             let (y, next) = mixer.prefill(u.clone().narrow(1, start, length), state);
-            (state, start) = (next, start + length);
             pieces.push(y);
+            state = next;
         }
         assert_close("outputs", Tensor::cat(pieces, 1), mixer.forward(u.clone(), None));
-        let mut steps = mixer.init_state(2, &device);
-        for i in 0..case.t {
-            steps = mixer.step(u.clone().narrow(1, i, 1).squeeze_dim::<2>(1), steps).1;
-        }
-        assert_same_state(state, steps);
+        let token = |i| u.clone().narrow(1, i, 1).squeeze_dim::<2>(1);
+        let steps = |state, i| mixer.step(token(i), state).1;
+        assert_same_state(state, (0..case.t).fold(mixer.init_state(2, &device), steps));
     }
 }
 
