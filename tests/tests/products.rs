@@ -70,13 +70,16 @@ fn stored_weights_are_multiplied_as_what_they_stand_for() {
         let apart = got.iter().zip(want).map(|(got, want)| (got - want).abs()).fold(0.0, f64::max);
         assert!(got.len() == want.len() && apart < limit * size, "{apart:.1e} apart, of {size:.1e}");
     };
-    // Half a unit of bf16's 8 bits, or half a 127th of the largest of a block. 72 is no multiple of 16, so that is in bf16.
+    // Half a unit of bf16's 8 bits, or half a 127th of the largest of a block. 1,024, 192, 96 and 48 are in blocks of 128,
+    // 64, 32 and 16; 72 is no multiple of 16, so that is in bf16.
     const ROUNDING: f64 = 4e-3;
-    // 1,024 rows of 70 are more than a thread widens at a time.
+    // 70 columns of 1,024 are more than a thread widens at a time.
     for (format, depth) in [
         (WeightFormat::Bf16, 1024),
         (WeightFormat::Int8, 1024),
         (WeightFormat::Int8, 192),
+        (WeightFormat::Int8, 96),
+        (WeightFormat::Int8, 48),
         (WeightFormat::Int8, 72),
     ] {
         let (linear, words) =
@@ -90,8 +93,19 @@ fn stored_weights_are_multiplied_as_what_they_stand_for() {
         let rows = embed(stored_words.weight.val(), Tensor::arange(0..80, &device).unsqueeze());
         close(&values(rows.clone()), &values(words.weight.val()), ROUNDING);
 
-        for batch in [1, 5, 29] {
+        for batch in [1, 2, 3, 6, 29] {
             let x = Tensor::<2>::random([batch, depth], Distribution::Normal(0.0, 1.0), &device);
+            let row = |x: &Tensor<2>, row: usize| x.clone().narrow(0, row, 1);
+            let products = |x: Tensor<2>| {
+                let head = project_transposed(x.clone(), stored_words.weight.val());
+                Tensor::cat(vec![project(&stored, x), head], 1)
+            };
+            let alone: Vec<f64> = (0..batch).flat_map(|i| values(products(row(&x, i)))).collect();
+            assert_eq!(
+                values(products(x.clone())),
+                alone,
+                "{format:?} {depth}, {batch} rows, alone and together"
+            );
             let bias = linear.bias.as_ref().expect("a bias").val();
             let want = x.clone().matmul(weight.clone().squeeze_dim(0)) + bias.unsqueeze();
             close(&values(project(&stored, x.clone())), &values(want.clone()), 2e-6);

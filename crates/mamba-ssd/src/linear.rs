@@ -131,27 +131,32 @@ fn product<const D: usize>(x: Tensor<D>, weight: Tensor<2>, form: Form) -> Tenso
     let rows = shape[..D - 1].iter().product::<usize>();
     shape[D - 1] = weight.dims()[usize::from(form == Form::Plain)];
     let one_token = D == 2 || shape[D - 2] == 1;
-    let x = x.reshape([rows, depth]);
-    if one_token && let Some(product) = row_by_row(x.clone(), weight.clone(), form) {
-        return product.reshape(shape);
+    let (mut x, mut weight) = (x.reshape([rows, depth]), weight);
+    if one_token {
+        (x, weight) = match stored_product(x, weight, form) {
+            Ok(product) => return product.reshape(shape),
+            Err(operands) => operands,
+        };
     }
     let weight = crate::weights::widened(weight, x.dtype());
     let run = |product: &Product| (product.run)(x.clone(), weight.clone(), form);
     PRODUCTS[1..].iter().rev().find_map(run).expect("burn multiplies everything").reshape(shape)
 }
 
-#[cfg(feature = "flex")]
 fn row_by_row(a: Tensor<2>, b: Tensor<2>, form: Form) -> Option<Tensor<2>> {
-    match form {
-        Form::Plain => crate::kernels::product_by_rows(a, b, false),
-        Form::RightTransposed => crate::kernels::product_by_rows(a, b, true),
-        Form::LeftTransposed => None,
-    }
+    stored_product(a, b, form).ok()
 }
 
-#[cfg(not(feature = "flex"))]
-fn row_by_row(_a: Tensor<2>, _b: Tensor<2>, _form: Form) -> Option<Tensor<2>> {
-    None
+/// [`row_by_row`], or the operands where it does not exist: a clone of a weight in 8-bit integers copies its scales.
+fn stored_product(a: Tensor<2>, b: Tensor<2>, form: Form) -> Result<Tensor<2>, (Tensor<2>, Tensor<2>)> {
+    #[cfg(feature = "flex")]
+    match form {
+        Form::Plain => return crate::kernels::product_by_rows(a, b, false),
+        Form::RightTransposed => return crate::kernels::product_by_rows(a, b, true),
+        Form::LeftTransposed => {}
+    }
+    let _ = form;
+    Err((a, b))
 }
 
 /// `a b` of stacks of matrices, `a [b h m k]` and `b [b h k n]`.

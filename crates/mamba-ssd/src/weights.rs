@@ -2,7 +2,8 @@
 //!
 //! Decoding a token reads every weight once, so on a CPU its time is the bytes of the weights over the bandwidth of the
 //! memory. Only weights of linear layers and embeddings are stored narrower, which are all but a thousandth of a
-//! model; what is computed, norms, decays and states stay in f32.
+//! model; what is computed, norms, decays and states stay in f32. They lie in memory along the depth of their products,
+//! a layer's weight turned: each number of a result is then read in one piece.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{DType, Tensor};
@@ -15,8 +16,8 @@ pub enum WeightFormat {
     Full,
     /// In bf16: half the bytes of f32, and what most checkpoints hold.
     Bf16,
-    /// In 8-bit integers with an f32 scale for every 64 numbers along the depth of the product (32 or 16 where 64 does
-    /// not divide it; where 16 does not either, a weight is stored in bf16): 1.06 bytes a weight.
+    /// In 8-bit integers with an f32 scale for every 128 numbers along the depth of the product (64, 32 or 16 where 128
+    /// does not divide it; where 16 does not either, a weight is stored in bf16): 1.03 bytes a weight.
     Int8,
 }
 
@@ -74,9 +75,11 @@ impl WeightFormat {
             "weights are stored in {self:?} from f32 on flex, without gradients"
         );
         let depth_of = parameter.dims()[usize::from(depth == Depth::Columns)];
-        let block = [64u8, 32, 16].into_iter().find(|&block| depth_of.is_multiple_of(usize::from(block)));
+        let block =
+            [128u8, 64, 32, 16].into_iter().find(|&block| depth_of.is_multiple_of(usize::from(block)));
         match (self, block) {
             (Self::Int8, Some(block)) => integers(parameter, depth, block),
+            _ if depth == Depth::Rows => parameter.transpose().cast(DType::BF16).transpose(),
             _ => parameter.cast(DType::BF16),
         }
     }

@@ -33,6 +33,12 @@ impl<T, F: FnMut() -> T> pulp::NullaryFnOnce for Work<F> {
     }
 }
 
+/// How many threads a piece of work should be shared by, of which `worth` is worth one: equal shares, since some of a
+/// step's parts would wait for the others.
+pub(super) fn shares(work: usize, worth: usize) -> usize {
+    (work / worth).clamp(1, rayon::current_num_threads())
+}
+
 /// Calls `run` for every part: on this thread if there is one, else on all. Waking another thread costs tens of
 /// microseconds, so a part should be worth as much.
 pub(super) fn each_part<P: Send>(parts: impl Iterator<Item = P>, run: impl Fn(P) + Send + Sync) {

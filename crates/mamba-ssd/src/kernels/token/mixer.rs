@@ -8,7 +8,7 @@ use bytemuck::Pod;
 
 use super::super::real::{Real, add_product};
 use super::super::scan::advance_and_read;
-use super::super::simd::{each_part, vectorized, vectorized_fused};
+use super::super::simd::{each_part, shares, vectorized, vectorized_fused};
 use super::super::step::{ConvStep, StateStep, StepForm, StepOps};
 use super::WORTH;
 
@@ -92,8 +92,10 @@ fn convolve<R: Real + Element + Pod>(
 pub(super) fn taps<R: Real>(weight: &[R], k: usize) -> Vec<R> {
     let c = weight.len() / k;
     let mut taps = vec![R::default(); k * c];
-    for (i, weight) in weight.iter().enumerate() {
-        taps[i % k * c + i / k] = *weight;
+    for (channel, weight) in weight.chunks_exact(k).enumerate() {
+        for (tap, weight) in weight.iter().enumerate() {
+            taps[tap * c + channel] = *weight;
+        }
     }
     taps
 }
@@ -130,7 +132,7 @@ fn advance<R: Real + Element + Pod>(
         step,
     };
     let mut y = vec![R::default(); b * heads * p];
-    let together = (WORTH / (p * n)).max(1); // heads of a part
+    let together = (b * heads).div_ceil(shares(b * heads * p * n, WORTH)).max(1); // heads of a part
     let parts = state.storage_mut::<R>().chunks_mut(together * p * n).zip(y.chunks_mut(together * p));
     each_part(parts.enumerate(), |(part, (state, y))| {
         let heads = state.chunks_exact_mut(p * n).zip(y.chunks_exact_mut(p)).enumerate();

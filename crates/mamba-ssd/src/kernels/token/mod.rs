@@ -15,16 +15,17 @@ use burn::tensor::quantization::QuantScheme;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use bytemuck::Pod;
+use half::bf16;
 
 use super::flex::integers;
 use super::real::{Real, add_scaled, dot};
-use super::simd::{each_part, vectorized};
+use super::simd::{each_part, shares, vectorized};
 use super::softmax::softmax;
 use crate::KvCache;
 use cache::Heads;
 use product::Product;
 pub use sequence::SequenceOps;
-use stored::{Full, Halves, Quantized, Stored, is_down};
+use stored::{AlongBlocks, Number, Plain, runs_down};
 pub(crate) use stored::{int8, is_int8};
 
 /// Numbers of a cache that are worth a thread.
@@ -40,14 +41,10 @@ pub trait TokenOps: Backend {
         transposed: bool,
     ) -> FloatTensor<Self>;
 
-    /// The same with a weight in [`int8`].
-    fn product_by_rows_in_int8(
-        x: FloatTensor<Self>,
-        weight: QuantizedTensor<Self>,
-        transposed: bool,
-    ) -> FloatTensor<Self>;
+    /// `x [m k]` times a weight in [`int8`], whose blocks are of the depth k.
+    fn product_by_rows_in_int8(x: FloatTensor<Self>, weight: QuantizedTensor<Self>) -> FloatTensor<Self>;
 
-    /// A matrix in [`int8`].
+    /// A matrix in [`int8`], which lies in memory along its blocks.
     fn into_int8(weight: FloatTensor<Self>, scheme: QuantScheme) -> QuantizedTensor<Self>;
 
     /// A matrix in [`int8`] as f32.
@@ -60,7 +57,7 @@ pub trait TokenOps: Backend {
     /// copy `more` alone.
     fn append(cache: FloatTensor<Self>, more: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Rows `tokens [t]` of a matrix `[v d]` in [`int8`] as f32, `[t d]`.
+    /// Rows `tokens [t]` of a matrix `[v d]` in [`int8`], in blocks of rows, as f32, `[t d]`.
     fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;
 
     /// `x σ(x)`, in place where nothing else holds x.
@@ -85,18 +82,26 @@ pub(crate) fn rows_are_independent(device: &Device, dtype: DType) -> bool {
     flex && !device.is_autodiff() && matches!(dtype, DType::F32 | DType::F64)
 }
 
-/// `x [m k]` times a weight `[k n]` or, `transposed`, `[n k]`, where these kernels exist.
-pub(crate) fn product_by_rows(x: Tensor<2>, weight: Tensor<2>, transposed: bool) -> Option<Tensor<2>> {
+/// `x [m k]` times a weight `[k n]` or, `transposed`, `[n k]`; or both as they were where these kernels do not exist.
+pub(crate) fn product_by_rows(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    transposed: bool,
+) -> Result<Tensor<2>, (Tensor<2>, Tensor<2>)> {
     let (dtype, stored) = (x.dtype(), weight.dtype());
     if !rows_are_independent(&x.device(), dtype) {
-        return None;
+        return Err((x, weight));
+    }
+    let in_int8 = dtype == DType::F32 && is_int8(stored) && runs_down(stored) != transposed;
+    let in_halves = dtype == DType::F32 && stored == DType::BF16;
+    if !in_int8 && !in_halves && stored != dtype {
+        return Err((x, weight));
     }
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
-    if dtype == DType::F32 && is_int8(stored) {
-        return Some(Tensor::from_dispatch(Dispatch::product_by_rows_in_int8(x, weight, transposed)));
-    }
-    let fits = stored == dtype || (dtype == DType::F32 && stored == DType::BF16);
-    fits.then(|| Tensor::from_dispatch(Dispatch::product_by_rows(x, weight, transposed)))
+    Ok(Tensor::from_dispatch(match in_int8 {
+        true => Dispatch::product_by_rows_in_int8(x, weight),
+        false => Dispatch::product_by_rows(x, weight, transposed),
+    }))
 }
 
 /// A matrix with an 8-bit integer for each number and an f32 for each of its blocks, rows and columns of them.
@@ -149,32 +154,21 @@ impl TokenOps for Flex {
         weight: FloatTensor<Self>,
         transposed: bool,
     ) -> FloatTensor<Self> {
-        let turned = weight.transpose(0, 1);
-        let (weight, by_columns) = match !weight.is_contiguous() && turned.is_contiguous() {
-            true => (turned.to_contiguous(), !transposed), // a view of a weight that is stored the other way round
-            false => (weight.to_contiguous(), transposed),
-        };
-        let [_, width]: [usize; 2] = weight.layout().shape().dims();
-        let shape = weight.layout().shape().dims();
+        let (weight, turned) = as_it_lies(&weight);
         match (x.dtype(), weight.dtype()) {
-            (DType::F64, _) => {
-                product::<f64, _>(&x, Full { numbers: weight.storage(), width }, shape, by_columns)
-            }
-            (_, DType::BF16) => product(&x, Halves { numbers: weight.storage(), width }, shape, by_columns),
-            _ => product::<f32, _>(&x, Full { numbers: weight.storage(), width }, shape, by_columns),
+            (DType::F64, _) => product::<f64, f64>(&x, &weight, transposed != turned),
+            (_, DType::BF16) => product::<f32, bf16>(&x, &weight, transposed != turned),
+            _ => product::<f32, f32>(&x, &weight, transposed != turned),
         }
     }
 
-    fn product_by_rows_in_int8(
-        x: FloatTensor<Self>,
-        weight: QuantizedTensor<Self>,
-        transposed: bool,
-    ) -> FloatTensor<Self> {
-        let shape = weight.tensor().layout().shape().dims();
-        match is_down(&weight) {
-            true => product(&x, Quantized::<true>::of(&weight), shape, transposed),
-            false => product(&x, Quantized::<false>::of(&weight), shape, transposed),
-        }
+    fn product_by_rows_in_int8(x: FloatTensor<Self>, weight: QuantizedTensor<Self>) -> FloatTensor<Self> {
+        let x = x.to_contiguous();
+        let [m, _]: [usize; 2] = x.layout().shape().dims();
+        let weight = AlongBlocks::of(&weight);
+        let [n, k] = weight.shape();
+        let product = Product { x: x.storage(), k, n }.by_columns(weight.matrix());
+        FlexTensor::from_data(TensorData::new(product, [m, n]))
     }
 
     fn into_int8(weight: FloatTensor<Self>, scheme: QuantScheme) -> QuantizedTensor<Self> {
@@ -182,19 +176,18 @@ impl TokenOps for Flex {
     }
 
     fn from_int8(weight: QuantizedTensor<Self>) -> FloatTensor<Self> {
-        let shape: [usize; 2] = weight.tensor().layout().shape().dims();
-        let numbers = match is_down(&weight) {
-            true => stored::expand::<f32, _>(Quantized::<true>::of(&weight), shape),
-            false => stored::expand::<f32, _>(Quantized::<false>::of(&weight), shape),
-        };
-        FlexTensor::from_data(TensorData::new(numbers, shape))
+        let weight = AlongBlocks::of(&weight);
+        let shape = weight.shape();
+        let numbers = stored::expand::<f32, _>(weight.matrix(), shape);
+        turn(FlexTensor::from_data(TensorData::new(numbers, shape)), weight.turned)
     }
 
     fn from_bf16(weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let weight = weight.to_contiguous();
+        let (weight, turned) = as_it_lies(&weight);
         let shape: [usize; 2] = weight.layout().shape().dims();
-        let halves = Halves { numbers: weight.storage(), width: shape[1] };
-        FlexTensor::from_data(TensorData::new(stored::expand::<f32, _>(halves, shape), shape))
+        let halves = Plain { numbers: weight.storage::<bf16>(), width: shape[1] };
+        let numbers = stored::expand::<f32, _>(halves, shape);
+        turn(FlexTensor::from_data(TensorData::new(numbers, shape)), turned)
     }
 
     fn append(cache: FloatTensor<Self>, more: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -205,11 +198,14 @@ impl TokenOps for Flex {
     }
 
     fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
-        let [_, d]: [usize; 2] = weight.tensor().layout().shape().dims();
-        match is_down(&weight) {
-            true => rows(Quantized::<true>::of(&weight), d, &integers(&tokens)),
-            false => rows(Quantized::<false>::of(&weight), d, &integers(&tokens)),
+        let weight = AlongBlocks::of(&weight);
+        assert!(!weight.turned, "an embedding in blocks of columns");
+        let ([_, d], tokens) = (weight.shape(), integers(&tokens));
+        let mut rows = vec![0.0f32; tokens.len() * d];
+        for (row, token) in rows.chunks_exact_mut(d).zip(&tokens) {
+            stored::read(weight.matrix(), *token as usize, row);
         }
+        FlexTensor::from_data(TensorData::new(rows, [tokens.len(), d]))
     }
 
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -233,26 +229,32 @@ impl TokenOps for Flex {
     }
 }
 
-fn product<R: Real + Element + Pod, S: Stored<R>>(
+/// A matrix as its numbers lie in memory, and whether that is the matrix turned.
+fn as_it_lies(weight: &FlexTensor) -> (FlexTensor, bool) {
+    let turned = weight.transpose(0, 1);
+    match !weight.is_contiguous() && turned.is_contiguous() {
+        true => (turned.to_contiguous(), true),
+        false => (weight.to_contiguous(), false),
+    }
+}
+
+fn turn(matrix: FlexTensor, turned: bool) -> FlexTensor {
+    if turned { matrix.transpose(0, 1) } else { matrix }
+}
+
+fn product<R: Real + Element + Pod, T: Number<R> + Element + Pod>(
     x: &FlexTensor,
-    weight: S,
-    [height, width]: [usize; 2],
+    weight: &FlexTensor,
     by_columns: bool,
 ) -> FlexTensor {
     let x = x.to_contiguous();
-    let [m, k]: [usize; 2] = x.layout().shape().dims();
+    let ([m, k], [height, width]): ([usize; 2], [usize; 2]) =
+        (x.layout().shape().dims(), weight.layout().shape().dims());
     let n = if by_columns { height } else { width };
-    let product = Product { x: x.storage(), weight, k, n, by_columns };
-    FlexTensor::from_data(TensorData::new(product.run(), [m, n]))
-}
-
-fn rows(stored: impl Stored<f32>, d: usize, tokens: &[i64]) -> FlexTensor {
-    let number = |token: i64, column| {
-        let [number]: [f32; 1] = stored.piece(token as usize, column);
-        number
-    };
-    let numbers = tokens.iter().flat_map(|&token| (0..d).map(move |column| number(token, column)));
-    FlexTensor::from_data(TensorData::new(numbers.collect::<Vec<f32>>(), [tokens.len(), d]))
+    let (product, weight) =
+        (Product { x: x.storage(), k, n }, Plain { numbers: weight.storage::<T>(), width });
+    let numbers: Vec<R> = if by_columns { product.by_columns(weight) } else { product.by_depth(weight) };
+    FlexTensor::from_data(TensorData::new(numbers, [m, n]))
 }
 
 fn silu_of<R: Real + Element + Pod>(mut x: FlexTensor) -> FlexTensor {
@@ -272,7 +274,7 @@ fn attention<R: Real + Element + Pod>(q: &FlexTensor, cached: [&FlexTensor; 2], 
     let [k, v] = cached.map(cache::heads_apart);
     let (q, k, v) = (q.storage::<R>(), Heads::<R>::of(&k), Heads::<R>::of(&v));
     let mut out = vec![R::default(); b * h * d];
-    let together = (WORTH / (s * d)).max(1); // heads of a part
+    let together = (b * h).div_ceil(shares(b * h * s * d, WORTH)).max(1); // heads of a part
     let parts = out.chunks_mut(together * d).zip(q.chunks(together * d)).enumerate();
     each_part(parts, |(part, (out, q))| {
         for (i, (out, q)) in out.chunks_exact_mut(d).zip(q.chunks_exact(d)).enumerate() {

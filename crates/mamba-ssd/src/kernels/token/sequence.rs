@@ -14,7 +14,7 @@ use burn_flex::FlexTensor;
 use bytemuck::Pod;
 
 use super::super::real::{Real, add_product};
-use super::super::scan::{WIDTH, advance_strip};
+use super::super::scan::{Passing, WIDTH, pass};
 use super::super::simd::{each_part, map_parts, vectorized, vectorized_fused};
 use super::super::step::{ConvStep, StateStep};
 use super::mixer::{Token, owned, taps};
@@ -198,19 +198,29 @@ impl<R: Real> Token<'_, R> {
             for (i, row) in state[first * n..].chunks_exact(n).take(columns).enumerate() {
                 strip.iter_mut().zip(row).for_each(|(line, number)| line[i] = *number);
             }
-            for (token, (decay, scale)) in factors.iter().enumerate() {
-                let xbc = &self.xbc[(row * t + token) * width_of_xbc..][..width_of_xbc];
-                let from = &xbc[head * p + first..][..columns];
-                let mut x = [R::default(); WIDTH];
-                x.iter_mut().zip(from).for_each(|(x, from)| *x = *from * *scale);
-                let b = &xbc[inner + group * n..][..n];
-                let c = &xbc[inner + of_groups + group * n..][..n];
-                let read = advance_strip::<FUSED, R>(&mut strip, *decay, &x, b, c);
-                let y = &mut y[token * p + first..][..columns];
-                for ((y, read), x) in y.iter_mut().zip(read).zip(from) {
-                    *y = read + self.d[head] * *x;
-                }
-            }
+            let xbc = |token: usize| &self.xbc[(row * t + token) * width_of_xbc..][..width_of_xbc];
+            pass::<FUSED, R>(
+                &mut strip,
+                t,
+                #[inline(always)]
+                |token| {
+                    let (xbc, (decay, scale)) = (xbc(token), factors[token]);
+                    let mut x = [R::default(); WIDTH];
+                    let from = &xbc[head * p + first..][..columns];
+                    x.iter_mut().zip(from).for_each(|(x, from)| *x = *from * scale);
+                    let b = &xbc[inner + group * n..][..n];
+                    let c = &xbc[inner + of_groups + group * n..][..n];
+                    Passing { decay, x, b, c }
+                },
+                #[inline(always)]
+                |token, read| {
+                    let x = &xbc(token)[head * p + first..][..columns];
+                    let y = &mut y[token * p + first..][..columns];
+                    for ((y, read), x) in y.iter_mut().zip(read).zip(x) {
+                        *y = *read + self.d[head] * *x;
+                    }
+                },
+            );
             for (i, row) in state[first * n..].chunks_exact_mut(n).take(columns).enumerate() {
                 row.iter_mut().zip(&strip).for_each(|(number, line)| *number = line[i]);
             }

@@ -1,9 +1,8 @@
 //! Weights as they are stored, and what a product reads of them.
 
-use burn::tensor::DType;
 use burn::tensor::quantization::{BlockSize, QuantMode, QuantScheme, QuantStore, QuantValue, ScaleDtype};
+use burn::tensor::{DType, TensorData};
 use burn_flex::{FlexQTensor, FlexTensor};
-use bytemuck::Pod;
 use half::bf16;
 
 use super::super::real::Real;
@@ -12,209 +11,168 @@ use super::super::simd::{each_part, map_parts, vectorized};
 /// Numbers that one task converts.
 const CHUNK: usize = 1 << 16;
 
-/// A matrix of numbers that a product reads in pieces of rows.
-pub(super) trait Stored<R>: Copy + Sync {
-    /// `L` numbers of a row, from a column on: one, or as many as a [`Quantized`] block of a row begins with there.
-    fn piece<const L: usize>(&self, row: usize, column: usize) -> [R; L];
-
-    /// `count` pieces of each of `N` rows, from `column` of `row` on: shows `each` the place of the pieces that lie one
-    /// below the other, and these. Rows begin at a multiple of `N`, which is at most 16.
-    fn tiles<const N: usize, const L: usize>(
-        &self,
-        row: usize,
-        column: usize,
-        count: usize,
-        each: impl FnMut(usize, &[[R; L]; N]),
-    );
+/// A number as it is stored.
+pub(super) trait Number<R>: Copy + Sync {
+    /// As what is computed in.
+    fn wide(self) -> R;
 }
 
-/// `count` pieces of each of `N` rows of a matrix, each row in a slice of its own: what an inner loop can walk without
-/// asking where it is.
+impl<R: Real> Number<R> for R {
+    #[inline(always)]
+    fn wide(self) -> R {
+        self
+    }
+}
+
+/// The upper half of an f32.
+impl Number<f32> for bf16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Number<f32> for i8 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from(self)
+    }
+}
+
+/// `L` numbers as what is computed in: by a loop, since the closure of `map` would not be inlined.
 #[inline(always)]
-fn lines<T, const N: usize, const L: usize>(
-    numbers: &[T],
-    width: usize,
-    [row, column]: [usize; 2],
-    count: usize,
-) -> [&[[T; L]]; N] {
-    let mut lines: [&[[T; L]]; N] = [&[]; N];
-    for (i, line) in lines.iter_mut().enumerate() {
-        let (pieces, _) = numbers[(row + i) * width + column..][..count * L].as_chunks();
-        *line = &pieces[..count];
-    }
-    lines
-}
-
-/// Calls `each` with what `wide` makes of the pieces at every place.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "a place is one of every line")]
-fn walk<T: Copy, R: Real, const N: usize, const L: usize>(
-    lines: [&[[T; L]]; N],
-    count: usize,
-    mut wide: impl FnMut(usize, usize, &[T; L]) -> [R; L],
-    mut each: impl FnMut(usize, &[[R; L]; N]),
-) {
-    let mut lines = lines;
-    for line in &mut lines {
-        *line = &line[..count];
-    }
-    for place in 0..count {
-        let mut tile = [[R::default(); L]; N];
-        for i in 0..N {
-            tile[i] = wide(i, place, &lines[i][place]);
-        }
-        each(place, &tile);
-    }
-}
-
-/// Numbers of the type that is computed in.
-#[derive(Clone, Copy)]
-pub(super) struct Full<'a, R> {
-    pub numbers: &'a [R],
-    pub width: usize,
-}
-
-impl<R: Real> Stored<R> for Full<'_, R> {
-    #[inline(always)]
-    fn piece<const L: usize>(&self, row: usize, column: usize) -> [R; L] {
-        array(self.numbers, row * self.width + column)
-    }
-
-    #[inline(always)]
-    fn tiles<const N: usize, const L: usize>(
-        &self,
-        row: usize,
-        column: usize,
-        count: usize,
-        each: impl FnMut(usize, &[[R; L]; N]),
-    ) {
-        let lines = lines(self.numbers, self.width, [row, column], count);
-        walk(
-            lines,
-            count,
-            #[inline(always)]
-            |_, _, piece| *piece,
-            each,
-        );
-    }
-}
-
-/// bf16: the upper half of an f32.
-#[derive(Clone, Copy)]
-pub(super) struct Halves<'a> {
-    pub numbers: &'a [bf16],
-    pub width: usize,
-}
-
-impl Stored<f32> for Halves<'_> {
-    #[inline(always)]
-    fn piece<const L: usize>(&self, row: usize, column: usize) -> [f32; L] {
-        wide_halves(&array(self.numbers, row * self.width + column))
-    }
-
-    #[inline(always)]
-    fn tiles<const N: usize, const L: usize>(
-        &self,
-        row: usize,
-        column: usize,
-        count: usize,
-        each: impl FnMut(usize, &[[f32; L]; N]),
-    ) {
-        let lines = lines(self.numbers, self.width, [row, column], count);
-        walk(
-            lines,
-            count,
-            #[inline(always)]
-            |_, _, piece| wide_halves(piece),
-            each,
-        );
-    }
-}
-
-#[inline(always)]
-fn wide_halves<const L: usize>(halves: &[bf16; L]) -> [f32; L] {
-    let mut numbers = [0.0; L]; // by a loop: the closure of `map` would not be inlined
+pub(super) fn wide<N: Number<R>, R: Real, const L: usize>(numbers: &[N; L]) -> [R; L] {
+    let mut out = [R::default(); L];
     for i in 0..L {
-        numbers[i] = f32::from_bits(u32::from(halves[i].to_bits()) << 16);
-    }
-    numbers
-}
-
-/// Integers with one scale for every block of a row's, or `DOWN` of a column's, numbers: 16 of them or a larger power of
-/// two.
-#[derive(Clone, Copy)]
-pub(super) struct Quantized<'a, const DOWN: bool> {
-    numbers: &'a [i8],
-    scales: &'a [f32],
-    width: usize,
-    /// Binary logarithm of the numbers in a block.
-    shift: u32,
-}
-
-impl<'a, const DOWN: bool> Quantized<'a, DOWN> {
-    pub fn of(tensor: &'a FlexQTensor) -> Self {
-        let [_, width]: [usize; 2] = tensor.tensor().layout().shape().dims();
-        let [rows, columns] = block_of(&scheme_of(tensor));
-        let shift = (rows * columns).ilog2();
-        Self { numbers: tensor.tensor().storage(), scales: tensor.scales(), width, shift }
-    }
-}
-
-impl<const DOWN: bool> Stored<f32> for Quantized<'_, DOWN> {
-    #[inline(always)]
-    fn piece<const L: usize>(&self, row: usize, column: usize) -> [f32; L] {
-        let scales = match DOWN {
-            true => array(self.scales, (row >> self.shift) * self.width + column),
-            false => [self.scales[row * (self.width >> self.shift) + (column >> self.shift)]; L],
-        };
-        scaled(&array(self.numbers, row * self.width + column), &scales)
-    }
-
-    #[inline(always)]
-    fn tiles<const N: usize, const L: usize>(
-        &self,
-        row: usize,
-        column: usize,
-        count: usize,
-        each: impl FnMut(usize, &[[f32; L]; N]),
-    ) {
-        let numbers = lines(self.numbers, self.width, [row, column], count);
-        if DOWN {
-            let [scales] = lines::<_, 1, L>(self.scales, self.width, [row >> self.shift, column], count);
-            walk(
-                numbers,
-                count,
-                #[inline(always)]
-                |_, place, piece| scaled(piece, &scales[place]),
-                each,
-            );
-        } else {
-            let shift = self.shift;
-            let scales = lines::<_, N, 1>(self.scales, self.width >> shift, [row, 0], self.width >> shift);
-            walk(
-                numbers,
-                count,
-                #[inline(always)]
-                |i, place, piece| scaled(piece, &[scales[i][(column + place * L) >> shift][0]; L]),
-                each,
-            );
-        }
-    }
-}
-
-#[inline(always)]
-fn scaled<const L: usize>(numbers: &[i8; L], scales: &[f32; L]) -> [f32; L] {
-    let mut out = [0.0; L];
-    for i in 0..L {
-        out[i] = f32::from(numbers[i]) * scales[i];
+        out[i] = numbers[i].wide();
     }
     out
 }
 
-#[inline(always)]
-fn array<T: Copy, const L: usize>(slice: &[T], first: usize) -> [T; L] {
-    let piece = &slice[first..first + L];
-    *piece.as_array().expect("as long as asked")
+/// A matrix that a product reads row by row.
+pub(super) trait Stored<R>: Copy + Sync {
+    /// How its numbers are stored.
+    type Number: Number<R>;
+    /// Whether they are in units of a factor, one for every block of a row.
+    const SCALED: bool;
+
+    fn row(&self, row: usize) -> &[Self::Number];
+
+    /// Numbers of a block; 16, 32, 64 or 128 where there are factors.
+    fn block(&self) -> usize;
+
+    /// The factor of a block of a row.
+    fn factor(&self, row: usize, block: usize) -> R;
+}
+
+/// Numbers as they are.
+#[derive(Clone, Copy)]
+pub(super) struct Plain<'a, T> {
+    pub numbers: &'a [T],
+    pub width: usize,
+}
+
+impl<T> Plain<'_, T> {
+    /// `count` pieces of each of `N` rows, from a row and a column on, each row in a slice of its own: what an inner loop
+    /// can walk without asking where it is.
+    #[inline(always)]
+    pub fn lines<const N: usize, const L: usize>(
+        &self,
+        [row, column]: [usize; 2],
+        count: usize,
+    ) -> [&[[T; L]]; N] {
+        let mut lines: [&[[T; L]]; N] = [&[]; N];
+        for (i, line) in lines.iter_mut().enumerate() {
+            let (pieces, _) = self.numbers[(row + i) * self.width + column..][..count * L].as_chunks();
+            *line = &pieces[..count];
+        }
+        lines
+    }
+}
+
+impl<R: Real, T: Number<R>> Stored<R> for Plain<'_, T> {
+    type Number = T;
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &[T] {
+        &self.numbers[row * self.width..][..self.width]
+    }
+
+    #[inline(always)]
+    fn block(&self) -> usize {
+        self.width
+    }
+
+    #[inline(always)]
+    fn factor(&self, _row: usize, _block: usize) -> R {
+        R::ONE
+    }
+}
+
+/// Integers with one factor for every block of a row's numbers.
+#[derive(Clone, Copy)]
+pub(super) struct Quantized<'a> {
+    integers: Plain<'a, i8>,
+    factors: &'a [f32],
+    /// From a row's factors to the next row's, and from a block's to the next block's.
+    strides: [usize; 2],
+    block: usize,
+}
+
+impl Stored<f32> for Quantized<'_> {
+    type Number = i8;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    fn row(&self, row: usize) -> &[i8] {
+        Stored::<f32>::row(&self.integers, row)
+    }
+
+    #[inline(always)]
+    fn block(&self) -> usize {
+        self.block
+    }
+
+    #[inline(always)]
+    fn factor(&self, row: usize, block: usize) -> f32 {
+        self.factors[row * self.strides[0] + block * self.strides[1]]
+    }
+}
+
+/// A tensor in [`int8`] whose integers lie in memory as a product reads them: along its blocks. That is `[k n]` turned
+/// for blocks of columns, and as it is for blocks of rows.
+pub(super) struct AlongBlocks<'a> {
+    integers: FlexTensor,
+    factors: &'a [f32],
+    block: usize,
+    /// Whether the tensor is this turned.
+    pub turned: bool,
+}
+
+impl<'a> AlongBlocks<'a> {
+    pub fn of(tensor: &'a FlexQTensor) -> Self {
+        let [rows, columns] = block_of(&scheme_of(tensor));
+        let turned = rows > columns;
+        let integers = if turned { tensor.tensor().transpose(0, 1) } else { tensor.tensor().clone() };
+        let integers = integers.to_contiguous(); // as it is, if `quantize` made it
+        Self { integers, factors: tensor.scales(), block: rows * columns, turned }
+    }
+
+    /// Rows and columns in memory.
+    pub fn shape(&self) -> [usize; 2] {
+        self.integers.layout().shape().dims()
+    }
+
+    pub fn matrix(&self) -> Quantized<'_> {
+        let [height, width] = self.shape();
+        Quantized {
+            integers: Plain { numbers: self.integers.storage(), width },
+            factors: self.factors,
+            strides: if self.turned { [1, height] } else { [width / self.block, 1] },
+            block: self.block,
+        }
+    }
 }
 
 /// The scheme of a matrix of i8 with an f32 for every `block`, rows and columns, of numbers.
@@ -231,8 +189,7 @@ pub(crate) fn is_int8(dtype: DType) -> bool {
     let DType::QFloat(scheme) = dtype else { return false };
     let [rows, columns] = sizes(&scheme);
     let numbers = rows.max(columns);
-    let block = rows.min(columns) == 1 && numbers >= 16 && numbers.is_power_of_two();
-    block && int8([rows, columns]) == scheme
+    rows.min(columns) == 1 && [16, 32, 64, 128].contains(&numbers) && int8([rows, columns]) == scheme
 }
 
 fn scheme_of(tensor: &FlexQTensor) -> QuantScheme {
@@ -243,9 +200,9 @@ fn scheme_of(tensor: &FlexQTensor) -> QuantScheme {
     }
 }
 
-/// Whether the blocks of a tensor in [`int8`] are of columns.
-pub(super) fn is_down(tensor: &FlexQTensor) -> bool {
-    block_of(&scheme_of(tensor))[1] == 1
+/// Whether the blocks of a dtype of [`int8`]'s are of columns.
+pub(super) fn runs_down(dtype: DType) -> bool {
+    matches!(dtype, DType::QFloat(scheme) if block_of(&scheme)[0] > 1)
 }
 
 fn sizes(scheme: &QuantScheme) -> [u8; 2] {
@@ -256,34 +213,60 @@ fn block_of(scheme: &QuantScheme) -> [usize; 2] {
     sizes(scheme).map(usize::from)
 }
 
-/// The nearest integers in units of a 127th of each block's largest magnitude.
+/// The nearest integers in units of a 127th of each block's largest magnitude. Blocks lie in memory as [`AlongBlocks`]
+/// reads them.
 pub(super) fn quantize(weight: &FlexTensor, scheme: &QuantScheme) -> FlexQTensor {
-    let weight = weight.to_contiguous();
+    let [rows, columns] = block_of(scheme);
+    let (turned, block) = (rows > columns, rows * columns);
+    let weight = if turned { weight.transpose(0, 1) } else { weight.clone() }.to_contiguous();
     let [height, width]: [usize; 2] = weight.layout().shape().dims();
     let numbers: &[f32] = weight.storage();
-    let [rows, columns] = block_of(scheme);
-    let across = width / columns;
     let mut integers = vec![0i8; numbers.len()];
-    let bands = integers.chunks_mut(rows * width).zip(numbers.chunks(rows * width));
-    let scales = map_parts(bands, |(integers, numbers)| {
-        let mut scales = vec![0.0f32; across];
-        for (i, number) in numbers.iter().enumerate() {
-            let scale = &mut scales[i % width / columns];
-            *scale = scale.max(number.abs() / 127.0);
-        }
-        for (i, (integer, number)) in integers.iter_mut().zip(numbers).enumerate() {
-            let scale = scales[i % width / columns];
-            *integer = if scale > 0.0 { (number / scale).round() as i8 } else { 0 };
-        }
-        scales
+    let lines = (CHUNK / width).max(1) * width;
+    let parts = integers.chunks_mut(lines).zip(numbers.chunks(lines));
+    let factors = map_parts(parts, |(integers, numbers)| {
+        let blocks = integers.chunks_exact_mut(block).zip(numbers.chunks_exact(block));
+        blocks.map(|(integers, numbers)| quantize_block(numbers, integers)).collect::<Vec<_>>()
     });
-    let integers = FlexTensor::from_data(burn::tensor::TensorData::new(integers, [height, width]));
-    FlexQTensor::new(integers, *scheme, scales.concat(), None)
+    let mut factors = factors.concat();
+    let integers = FlexTensor::from_data(TensorData::new(integers, [height, width]));
+    if !turned {
+        return FlexQTensor::new(integers, *scheme, factors, None);
+    }
+    let across = width / block; // burn counts the blocks of the tensor as it is
+    factors = (0..factors.len()).map(|i| factors[i % height * across + i / height]).collect();
+    FlexQTensor::new(integers.transpose(0, 1), *scheme, factors, None)
+}
+
+/// The integers of a block, and what they are in units of.
+fn quantize_block(numbers: &[f32], integers: &mut [i8]) -> f32 {
+    let factor = numbers.iter().fold(0.0f32, |most, number| most.max(number.abs())) / 127.0;
+    for (integer, number) in integers.iter_mut().zip(numbers) {
+        *integer = if factor > 0.0 { (number / factor).round() as i8 } else { 0 };
+    }
+    factor
+}
+
+/// Writes numbers as what is computed in.
+#[inline(always)]
+pub(super) fn widen<N: Number<R>, R>(numbers: &[N], out: &mut [R]) {
+    out.iter_mut().zip(numbers).for_each(|(out, number)| *out = number.wide());
+}
+
+/// Writes a row as what is computed in, times its factors.
+#[inline(always)]
+pub(super) fn read<R: Real, S: Stored<R>>(stored: S, row: usize, out: &mut [R]) {
+    widen(stored.row(row), out);
+    if S::SCALED {
+        for (block, numbers) in out.chunks_exact_mut(stored.block()).enumerate() {
+            let factor = stored.factor(row, block);
+            numbers.iter_mut().for_each(|number| *number *= factor);
+        }
+    }
 }
 
 /// A stored matrix `[height width]` as numbers that a general product takes.
-pub(super) fn expand<R: Real + Pod, S: Stored<R>>(stored: S, [height, width]: [usize; 2]) -> Vec<R> {
-    const L: usize = 16;
+pub(super) fn expand<R: Real, S: Stored<R>>(stored: S, [height, width]: [usize; 2]) -> Vec<R> {
     let mut out = vec![R::default(); height * width];
     let rows = (CHUNK / width).max(1);
     each_part(out.chunks_mut(rows * width).enumerate(), |(part, out)| {
@@ -291,15 +274,7 @@ pub(super) fn expand<R: Real + Pod, S: Stored<R>>(stored: S, [height, width]: [u
             #[inline(always)]
             || {
                 for (i, out) in out.chunks_exact_mut(width).enumerate() {
-                    let row = part * rows + i;
-                    let (pieces, rest) = out.as_chunks_mut::<L>();
-                    let whole = pieces.len() * L;
-                    for (j, piece) in pieces.iter_mut().enumerate() {
-                        *piece = stored.piece(row, j * L);
-                    }
-                    for (j, number) in rest.iter_mut().enumerate() {
-                        [*number] = stored.piece(row, whole + j);
-                    }
+                    read(stored, part * rows + i, out);
                 }
             },
         );
