@@ -27,7 +27,15 @@ fn a_benchmark_holds_what_it_measures_against_what_is_possible() {
         }
     }
     let table = bench(&[]);
-    assert!(table.contains("of the floor") && table.contains("GB/s"), "{table}");
+    for part in ["of the floor", "GB/s", "load ", "least", "most", "medians of 1 runs"] {
+        assert!(table.contains(part), "{part:?} in {table}");
+    }
+    let row = &measured("f32")["decode"][0];
+    let rate = |key: &str| row[key].as_f64().expect("a number");
+    assert!(
+        rate("slowest") <= rate("tokens_per_second") && rate("tokens_per_second") <= rate("fastest"),
+        "{row}"
+    );
     assert_refused(&["bench", &teacher, "--batch", "0"], folder.path(), &["--batch holds 0"]);
     assert_refused(
         &["bench", &teacher, "--batch", "100000000"],

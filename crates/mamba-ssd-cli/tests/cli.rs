@@ -179,7 +179,7 @@ fn an_output_folder_must_be_empty_and_writable() {
 
 #[test]
 fn an_empty_prompt_is_refused() {
-    assert_refused(&["generate", "--model", ".", "--prompt", " "], folder().path(), &["--prompt is empty"]);
+    assert_refused(&["generate", "--model", ".", "--prompt", ""], folder().path(), &["--prompt is empty"]);
 }
 
 #[test]

@@ -96,6 +96,26 @@ fn a_text_ends_in_front_of_a_stop_string() {
     assert_eq!(cut.trim_end_matches('\n'), &whole[..whole.find(&stop).expect("it is there")]);
 }
 
+/// A text that was read once is continued as if it stood in front.
+#[test]
+fn a_text_goes_on_from_a_state_in_a_file() {
+    let folder = folder();
+    let (first, second) = PROMPTS[0].split_at(PROMPTS[0].rfind(' ').expect("words"));
+    let whole = answered(&["--prompt", PROMPTS[0]], folder.path());
+    let read = generate(&["--prompt", first, "--save-state", "s.safetensors"], folder.path());
+    assert!(read.status.success() && text(&read.stdout).is_empty(), "{}", text(&read.stderr));
+    assert!(text(&read.stderr).starts_with("read "), "{}", text(&read.stderr));
+    let behind = answered(&["--prompt", second, "--state", "s.safetensors"], folder.path());
+    assert_eq!(behind, whole);
+    let narrower = ["--prompt", second, "--state", "s.safetensors", "--weights", "int8"];
+    let refused = generate(&narrower, folder.path());
+    assert!(text(&refused.stderr).contains("with other weights"), "{}", text(&refused.stderr));
+    let two = ["--prompt", "x", "--prompt", "y", "--save-state", "t.safetensors"];
+    let refused = generate(&two, folder.path());
+    assert!(text(&refused.stderr).contains("one text, found 2"), "{}", text(&refused.stderr));
+    assert!(!folder.path().join("t.safetensors").exists());
+}
+
 #[test]
 fn how_fast_it_was_is_said_on_standard_error() {
     let output = generate(&["--prompt", PROMPTS[0]], folder().path());
@@ -104,6 +124,10 @@ fn how_fast_it_was_is_said_on_standard_error() {
         assert!(line.contains(part), "{part:?} in {line}");
     }
     assert_eq!(line.lines().count(), 1, "{line}");
+    let output = generate(&["--prompt", PROMPTS[0], "-n", "6", "--batch", "4"], folder().path());
+    let lines = text(&output.stderr);
+    let first = lines.lines().next().unwrap_or_default();
+    assert!(first.starts_with("6 samples of up to ") && first.contains(", 4 at a time: "), "{lines}");
 }
 
 #[test]
@@ -119,6 +143,11 @@ fn a_prompt_that_cannot_be_answered_keeps_no_other_from_it() {
         assert!(found[1]["error"].as_str().expect("an error").contains(part), "{}", found[1]);
         assert!(error.contains(part), "{error}");
     }
+    let empty = generate(&["--prompt", "", "--prompt", PROMPTS[1], "--json"], folder.path());
+    let found = objects(&text(&empty.stdout));
+    assert_eq!(empty.status.code(), Some(1));
+    assert!(found[0]["error"].as_str().expect("an error").contains("empty"), "{}", found[0]);
+    assert!(found[1]["text"].is_string() && text(&empty.stderr).contains("an answer is missing"));
     let alone = generate(&["--prompt", &long], folder.path());
     let error = text(&alone.stderr);
     assert!(error.starts_with("error: the prompt has ") && error.trim_end().lines().count() == 1, "{error}");
@@ -163,6 +192,15 @@ fn a_draft_changes_nothing_but_says_what_was_accepted() {
         assert_eq!(objects(&text(&output.stdout)), alone, "{line}");
         assert!(line.contains("; drafted ") && line.contains(", accepted "), "{line}");
         assert_eq!(line.contains("accepted 100.0 %"), draft != student, "{line}");
+    }
+    let tokenizer = folder.path().join("student/tokenizer.json");
+    let words = fs::read_to_string(&tokenizer).expect("a tokenizer");
+    fs::write(&tokenizer, words.replace("endoftext", "end-of-text")).expect("written");
+    let strange = generate(&["--prompt", "x", "--draft", &student], folder.path());
+    assert!(text(&strange.stderr).contains("different vocabularies"), "{}", text(&strange.stderr));
+    for penalty in ["nan", "inf"] {
+        let refused = generate(&["--prompt", "x", "--presence-penalty", penalty], folder.path());
+        assert!(text(&refused.stderr).contains("expected a finite number"), "{}", text(&refused.stderr));
     }
     let sampled = generate(&["--prompt", "x", "--draft", &student, "--temperature", "1"], folder.path());
     assert_eq!(sampled.status.code(), Some(2), "drafts are for greedy texts");

@@ -29,11 +29,12 @@ impl Default for GenerateOptions {
 }
 
 /// Continues every prompt, and returns the new tokens of each. A row of fewer than `max_new_tokens`
-/// met an end-of-text token.
+/// met an end-of-text token, or the last position that the model's attention has learnt.
 ///
 /// # Panics
 ///
-/// If a prompt is empty, or has a token that the model does not know.
+/// If a prompt is empty, longer than these positions, or has a token that the model does not know, or if no token can be
+/// chosen with the numbers of `sampling`. An [`Engine`] returns errors.
 pub fn generate<M: Backbone>(model: &M, prompts: &[Vec<u32>], options: &GenerateOptions) -> Vec<Vec<u32>> {
     let completions = engine(model, prompts, options).complete();
     completions.into_iter().map(|completion| completion.tokens).collect()

@@ -35,6 +35,7 @@ mod chat;
 mod checkpoint;
 mod config;
 mod convert;
+mod device_sampling;
 mod engine;
 mod error;
 pub mod generate;
@@ -52,7 +53,9 @@ mod tokenizer;
 pub use chat::{ChatTemplate, Message};
 pub use checkpoint::{Checkpoint, Deviation, Reference, SaveOptions, TensorInfo};
 pub use config::{LlamaConfig, Mamba2LmConfig, ModelConfig, PhiConfig, SpecialTokens};
-pub use engine::{Completion, Engine, EngineOptions, Event, Finish, Request, RequestError, SampleId, Usage};
+pub use engine::{
+    Completion, Engine, EngineOptions, Event, Finish, Forks, Request, RequestError, SampleId, Usage,
+};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, generate, generate_one};
 pub use llama::{Llama, LlamaBlock, LlamaMlp};

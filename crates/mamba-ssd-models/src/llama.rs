@@ -16,7 +16,7 @@ use mamba_ssd::{
     project_transposed,
 };
 
-use crate::LlamaConfig;
+use crate::{LlamaConfig, ModelConfig};
 
 /// A language model of sequential pre-norm blocks.
 #[derive(Module, Debug)]
@@ -110,6 +110,10 @@ impl Backbone for Llama {
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        ModelConfig::Llama(self.config()).max_positions()
     }
 
     fn mixer(&self, layer: usize) -> &Mixer {

@@ -134,6 +134,10 @@ impl Backbone for Model {
         inside!(self, model => model.vocab_size())
     }
 
+    fn max_positions(&self) -> Option<usize> {
+        self.config().max_positions()
+    }
+
     fn mixer(&self, layer: usize) -> &Mixer {
         inside!(self, model => model.mixer(layer))
     }

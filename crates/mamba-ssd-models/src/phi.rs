@@ -13,7 +13,7 @@ use burn::tensor::{Int, Tensor};
 use mamba_ssd::norm::LayerNorm;
 use mamba_ssd::{Backbone, MatrixMixer, Mixer, MixerState, Segments, embed, gelu, project};
 
-use crate::PhiConfig;
+use crate::{ModelConfig, PhiConfig};
 
 /// A language model of parallel blocks, with a biased head.
 #[derive(Module, Debug)]
@@ -76,6 +76,10 @@ impl Backbone for Phi {
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
+    }
+
+    fn max_positions(&self) -> Option<usize> {
+        ModelConfig::Phi(self.config()).max_positions()
     }
 
     fn mixer(&self, layer: usize) -> &Mixer {

@@ -52,6 +52,34 @@ impl Sampling {
         Self { temperature, ..Self::default() }
     }
 
+    /// What is wrong with these numbers, and what was expected.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let share = |p: Option<f32>| p.is_none_or(|p| p > 0.0 && p <= 1.0);
+        let fits = [
+            (
+                "temperature",
+                self.temperature,
+                self.temperature.is_finite() && self.temperature >= 0.0,
+                "of at least 0",
+            ),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                self.repetition_penalty.is_normal() && self.repetition_penalty > 0.0,
+                "above 0",
+            ),
+            ("presence_penalty", self.presence_penalty, self.presence_penalty.is_finite(), "that is finite"),
+            ("top_p", self.top_p.unwrap_or(1.0), share(self.top_p), "above 0 and at most 1"),
+            ("min_p", self.min_p.unwrap_or(1.0), share(self.min_p), "above 0 and at most 1"),
+        ];
+        match fits.into_iter().find(|(_, _, fits, _)| !fits) {
+            Some((name, found, _, expected)) => {
+                Err(format!("{name} is {found}, expected a number {expected}"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Chooses a token. `seen` is what the penalties act on, `unit` a number in [0, 1) that decides a draw.
     ///
     /// # Panics
@@ -64,8 +92,9 @@ impl Sampling {
         if self.presence_penalty != 0.0 {
             presence_penalty(logits, seen.new, self.presence_penalty);
         }
-        if self.temperature <= 0.0 {
-            return argmax(logits);
+        let likeliest = argmax(logits);
+        if self.temperature <= 0.0 || !(logits[likeliest as usize] / self.temperature).is_finite() {
+            return likeliest;
         }
         logits.iter_mut().for_each(|logit| *logit /= self.temperature);
         if let Some(k) = self.top_k {
@@ -94,6 +123,16 @@ pub fn argmax(logits: &[f32]) -> u32 {
         }
     }
     best as u32
+}
+
+/// Why no token can be chosen by these logits, if none can: one is not a number or too large for one, or all are `-inf`.
+pub(crate) fn wrong_logit(logits: &[f32]) -> Option<String> {
+    let wrong = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+    if let Some(token) = logits.iter().position(wrong) {
+        let what = if logits[token].is_nan() { "not a number" } else { "infinite" };
+        return Some(format!("the logit of token {token} is {what}"));
+    }
+    logits.iter().all(|logit| *logit == f32::NEG_INFINITY).then(|| "no token has a finite logit".into())
 }
 
 /// Makes tokens that were seen less likely: positive logits are divided, negative multiplied.
@@ -148,24 +187,38 @@ pub fn top_p(logits: &mut [f32], p: f32, min_keep: usize) {
         return;
     }
     let probabilities = softmax(logits);
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-    let mut before = 0.0;
-    for (rank, token) in order.into_iter().enumerate() {
-        if rank >= min_keep.max(1) && before >= f64::from(p) - ROUNDING {
-            logits[token] = f32::NEG_INFINITY;
-        }
-        before += probabilities[token];
+    // All that are less likely than this add up to less than 1 - p: none of them is kept, and few are sorted.
+    let least = (1.0 - f64::from(p)) / logits.len() as f64;
+    let all = 0..logits.len();
+    let mut order: Vec<usize> = all.clone().filter(|&token| probabilities[token] >= least).collect();
+    if order.len() < min_keep {
+        order = all.collect();
     }
+    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+    let (mut before, mut kept) = (0.0, 0);
+    for token in &order {
+        if kept >= min_keep.max(1) && before >= f64::from(p) - ROUNDING {
+            break;
+        }
+        before += probabilities[*token];
+        kept += 1;
+    }
+    let mut is_kept = vec![false; logits.len()];
+    order[..kept].iter().for_each(|&token| is_kept[token] = true);
+    let cut = logits.iter_mut().zip(is_kept).filter(|(_, kept)| !kept);
+    cut.for_each(|(logit, _)| *logit = f32::NEG_INFINITY);
 }
 
 /// Keeps the tokens at least `p` times as likely as the likeliest, at least `min_keep`.
 pub fn min_p(logits: &mut [f32], p: f32, min_keep: usize) {
     let largest = logits[argmax(logits) as usize];
-    let mut sorted = logits.to_vec();
-    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    let kept = sorted.get(min_keep.saturating_sub(1)).copied().unwrap_or(f32::NEG_INFINITY);
-    let threshold = (largest + p.ln()).min(kept);
+    let mut threshold = (largest + p.ln()).min(largest);
+    if min_keep > 1 {
+        let mut sorted = logits.to_vec();
+        let place = min_keep.min(sorted.len()) - 1;
+        let (_, &mut kept, _) = sorted.select_nth_unstable_by(place, |a, b| b.total_cmp(a));
+        threshold = threshold.min(kept);
+    }
     keep(logits, |logit| logit >= threshold);
 }
 
@@ -196,4 +249,25 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
     let total: f64 = weights.iter().sum();
     weights.iter_mut().for_each(|weight| *weight /= total);
     weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_that_choose_nothing_are_told_apart() {
+        let (infinity, nothing) = (f32::INFINITY, f32::NEG_INFINITY);
+        assert_eq!(wrong_logit(&[0.0, nothing]), None);
+        let said = |logits: &[f32]| wrong_logit(logits).expect("wrong");
+        assert!(said(&[0.0, infinity]).contains("token 1 is infinite"));
+        assert!(said(&[f32::NAN, 0.0]).contains("token 0 is not a number"));
+        assert!(said(&[nothing, nothing]).contains("no token"));
+    }
+
+    #[test]
+    fn a_temperature_near_nothing_takes_the_likeliest() {
+        let cold = Sampling::with_temperature(1e-39);
+        assert_eq!(cold.choose(&mut [1.0, 3.0, 2.0], Seen::default(), 0.0), 1);
+    }
 }

@@ -13,11 +13,13 @@
 //!
 //! Leviathan et al., "Fast Inference from Transformers via Speculative Decoding" (2023), for temperature 0.
 
+use std::time::{Duration, Instant};
+
 use burn::tensor::Device;
 use mamba_ssd::{Backbone, History, State};
 
 use crate::engine::{check_prompt, floats, ints};
-use crate::sampling::argmax;
+use crate::sampling::{argmax, wrong_logit};
 use crate::{Finish, RequestError};
 
 /// What to write, and how far ahead to draft.
@@ -31,7 +33,7 @@ pub struct SpeculateOptions {
     pub draft_tokens: usize,
     /// Tokens of the prompt that are prefilled at once.
     pub prefill_chunk: usize,
-    /// Positions that the attention of either model has learnt.
+    /// Positions that the text may take; those that the attention of either model has learnt when absent.
     pub max_positions: Option<usize>,
 }
 
@@ -58,8 +60,10 @@ pub struct Speculated {
     pub accepted: usize,
     /// Passes of the verifier, the prompt's not counted.
     pub passes: usize,
-    /// Why it ended; [`Finish::Cancelled`] by `on_token`.
+    /// Why it ended; [`Finish::Cancelled`] by `on_token`, [`Finish::Failed`] where a model's logits choose no token.
     pub finish: Finish,
+    /// Time that both models took to read the prompt.
+    pub prefill: Duration,
 }
 
 impl Speculated {
@@ -88,21 +92,38 @@ pub fn speculate<V: Backbone, D: Backbone>(
 ) -> Result<Speculated, RequestError> {
     let (ahead, chunk) = (options.draft_tokens, options.prefill_chunk);
     assert!(ahead > 0 && chunk > 0, "{ahead} tokens ahead and chunks of {chunk}; expected at least 1");
-    let positions = options.max_positions.unwrap_or(usize::MAX);
-    check_prompt(prompt, verifier.vocab_size().min(draft.vocab_size()), positions)?;
+    let learnt = [verifier.max_positions(), draft.max_positions()].into_iter().flatten().min();
+    let positions = options.max_positions.or(learnt).unwrap_or(usize::MAX);
+    check_prompt(prompt, 0, verifier.vocab_size().min(draft.vocab_size()), positions)?;
     let room = positions.saturating_sub(prompt.len()).saturating_add(1);
     let most = options.max_new_tokens.min(room);
     let full = if room < options.max_new_tokens { Finish::Positions } else { Finish::Length };
-    let mut written = Speculated { tokens: Vec::new(), drafted: 0, accepted: 0, passes: 0, finish: full };
+    let mut written = Speculated {
+        tokens: Vec::new(),
+        drafted: 0,
+        accepted: 0,
+        passes: 0,
+        finish: full,
+        prefill: Duration::ZERO,
+    };
     if most == 0 {
         return Ok(written);
     }
+    let started = Instant::now();
     let (mut verifier, choice) = Side::read(verifier, prompt, chunk);
     let (draft, _) = Side::read(draft, prompt, chunk);
     let mut drafter = Drafter { side: draft, history: History::new(ahead) };
     let mut chosen = vec![choice];
+    written.prefill = started.elapsed();
     loop {
         for token in chosen {
+            let token = match token {
+                Ok(token) => token,
+                Err(wrong) => {
+                    let why = format!("{wrong} after {} tokens", written.tokens.len());
+                    return Ok(Speculated { finish: Finish::Failed(why), ..written });
+                }
+            };
             if options.eos.contains(&token) {
                 return Ok(Speculated { finish: Finish::Eos(token), ..written });
             }
@@ -116,14 +137,24 @@ pub fn speculate<V: Backbone, D: Backbone>(
         }
         let last = *written.tokens.last().expect("one was chosen");
         let drafts = drafter.propose(last, ahead.min(most - written.tokens.len() - 1));
-        let drafts: Vec<u32> =
-            drafts.into_iter().take_while(|&token| (token as usize) < verifier.vocabulary).collect();
+        let known = |token: Choice| token.ok().filter(|&token| (token as usize) < verifier.vocabulary);
+        let drafts: Vec<u32> = drafts.into_iter().map_while(known).collect();
         chosen = verifier.verify(last, &drafts);
         let accepted = chosen.len() - 1;
         drafter.keep(last, &drafts[..accepted]);
         written.drafted += drafts.len();
         written.accepted += accepted;
         written.passes += 1;
+    }
+}
+
+/// The likeliest token, or why there is none.
+type Choice = Result<u32, String>;
+
+fn choice(logits: &[f32]) -> Choice {
+    match wrong_logit(logits) {
+        Some(wrong) => Err(wrong),
+        None => Ok(argmax(logits)),
     }
 }
 
@@ -137,44 +168,45 @@ struct Side<M> {
 
 impl<M: Backbone> Side<M> {
     /// A model that has read the prompt, and the likeliest token after it.
-    fn read(model: &M, prompt: &[u32], chunk: usize) -> (Self, u32) {
+    fn read(model: &M, prompt: &[u32], chunk: usize) -> (Self, Choice) {
         let model = model.valid();
         let device = model.devices().remove(0);
         let (state, vocabulary) = (model.init_state(1, &device), model.vocab_size());
         let mut side = Self { model, device, state, vocabulary };
-        let mut choice = 0;
+        let mut chosen = Ok(0);
         for tokens in prompt.chunks(chunk) {
             let (hidden, state) =
                 side.model.prefill_hidden(ints(tokens, &side.device).unsqueeze(), side.state);
             side.state = state;
-            choice = argmax(&floats(side.model.head(hidden.narrow(1, tokens.len() - 1, 1)).squeeze_dim(1)));
+            chosen = choice(&floats(side.model.head(hidden.narrow(1, tokens.len() - 1, 1)).squeeze_dim(1)));
         }
-        (side, choice)
+        (side, chosen)
     }
 
-    fn step(&mut self, token: u32) -> u32 {
+    fn step(&mut self, token: u32) -> Choice {
         let (logits, state) = self.model.step(ints(&[token], &self.device), self.state.clone());
         self.state = state;
-        argmax(&floats(logits))
+        choice(&floats(logits))
     }
 
     /// The likeliest token after each of `tokens`.
-    fn choices(&mut self, tokens: &[u32]) -> Vec<u32> {
+    fn choices(&mut self, tokens: &[u32]) -> Vec<Choice> {
         let (logits, state) = self.model.prefill(ints(tokens, &self.device).unsqueeze(), self.state.clone());
         self.state = state;
-        floats(logits.squeeze_dim(0)).chunks(self.vocabulary).map(argmax).collect()
+        floats(logits.squeeze_dim(0)).chunks(self.vocabulary).map(choice).collect()
     }
 
     /// The drafts that the model chooses too, and what it chooses after them. Its state is then behind the last
     /// of them.
-    fn verify(&mut self, last: u32, drafts: &[u32]) -> Vec<u32> {
+    fn verify(&mut self, last: u32, drafts: &[u32]) -> Vec<Choice> {
         if drafts.is_empty() {
             return vec![self.step(last)];
         }
         let tokens = [&[last], drafts].concat();
         let before = self.state.clone();
         let mut choices = self.choices(&tokens);
-        let accepted = drafts.iter().zip(&choices).take_while(|(draft, choice)| draft == choice).count();
+        let accepted =
+            drafts.iter().zip(&choices).take_while(|(draft, choice)| Ok(**draft) == **choice).count();
         let in_vain = drafts.len() - accepted;
         if in_vain > 0 {
             self.state = self.state.clone().without_last(in_vain).unwrap_or_else(|| {
@@ -193,15 +225,15 @@ struct Drafter<M> {
 }
 
 impl<M: Backbone> Drafter<M> {
-    /// Its greedy continuation behind `last`. It has then fed all but the last token of it.
-    fn propose(&mut self, last: u32, count: usize) -> Vec<u32> {
-        let mut token = last;
-        let mut next = || {
+    /// Its greedy continuation behind `last`, as far as it can choose. It has then fed all but the last token of it.
+    fn propose(&mut self, last: u32, count: usize) -> Vec<Choice> {
+        let mut chosen: Vec<Choice> = Vec::with_capacity(count);
+        while chosen.len() < count {
+            let Some(Ok(token)) = chosen.last().cloned().or(Some(Ok(last))) else { break };
             self.history.push(&self.side.state);
-            token = self.side.step(token);
-            token
-        };
-        (0..count).map(|_| next()).collect()
+            chosen.push(self.side.step(token));
+        }
+        chosen
     }
 
     /// Goes on behind `last` and the drafts that were accepted.
@@ -211,7 +243,7 @@ impl<M: Backbone> Drafter<M> {
         if wanted <= fed {
             self.side.state = self.history.rollback(fed - wanted, self.side.state.clone());
         } else {
-            self.side.step(accepted.last().copied().unwrap_or(last));
+            let _ = self.side.step(accepted.last().copied().unwrap_or(last)); // what it would choose is asked for again
         }
         self.history = History::new(self.history.window());
     }

@@ -9,8 +9,8 @@ use common::{llama, zoo};
 use mamba_ssd::Backbone;
 use mamba_ssd_models::sampling::{Seen, log_probability};
 use mamba_ssd_models::{
-    Completion, Engine, EngineOptions, Event, Finish, Model, Request, RequestError, SampleId, Sampling,
-    Tokenizer, uniform,
+    Completion, Engine, EngineOptions, Event, Finish, Forks, Model, Request, RequestError, SampleId,
+    Sampling, Tokenizer, uniform,
 };
 
 fn request(prompt: &[u32], seed: u64) -> Request {
@@ -145,10 +145,22 @@ fn a_request_that_cannot_be_served_is_refused_alone_and_says_why() {
     assert_eq!(refused(request(&[], 0)), RequestError::Empty);
     let unknown = refused(request(&[1, 31], 0));
     assert_eq!(unknown, RequestError::Vocabulary { token: 31, position: 1, vocabulary: 31 });
-    assert_eq!(refused(request(&[1; 25], 0)), RequestError::TooLong { found: 25, positions: 24 });
+    assert_eq!(refused(request(&[1; 25], 0)), RequestError::TooLong { found: 25, before: 0, positions: 24 });
     assert!(matches!(refused(request(&[1; 4], 0)), RequestError::Memory { tokens: 13, .. }));
     let stops = Request { stop_strings: vec!["x".into()], ..request(&[1], 0) };
     assert_eq!(refused(stops), RequestError::StopStrings);
+    for sampling in [
+        Sampling::with_temperature(f32::NAN),
+        Sampling { top_p: Some(0.0), ..Sampling::default() },
+        Sampling { presence_penalty: f32::INFINITY, ..Sampling::default() },
+        Sampling { repetition_penalty: 1e-50_f64 as f32, ..Sampling::default() },
+    ] {
+        let error = refused(Request { sampling, ..request(&[1], 0) });
+        assert!(
+            matches!(&error, RequestError::Sampling(why) if why.contains("expected a number")),
+            "{error}"
+        );
+    }
     engine.submit(request(&[4, 8], 1)).expect("the others were refused, this one is served");
     let alone = complete(&model, &[request(&[4, 8], 1)], EngineOptions::default());
     assert_eq!(engine.complete(), alone);
@@ -161,7 +173,10 @@ fn a_budget_of_memory_limits_the_rows_and_is_kept() {
     let budget = 4 * (state.bytes() + 11 * state.bytes_per_token());
     let mut engine =
         Engine::new(&model, EngineOptions { max_state_bytes: Some(budget), ..EngineOptions::default() });
-    engine.submit(Request { samples: 12, ..request(&[4, 8], 1) }).expect("served");
+    let twelve = Request { samples: 12, ..request(&[4, 8], 1) };
+    let row_bytes = state.bytes() + 11 * state.bytes_per_token();
+    assert_eq!(engine.forks(&twelve), Forks { rows: 3, tokens: 11, row_bytes }, "and the prompt's own state");
+    engine.submit(twelve).expect("served");
     let (mut most, mut ended) = (0, 0);
     while let Some(event) = engine.next() {
         most = most.max(engine.state_bytes());
@@ -183,19 +198,25 @@ fn a_sample_ends_at_the_last_position_of_attention() {
 
 #[test]
 fn a_row_that_goes_wrong_ends_alone() {
+    for poison in [f32::NAN, f32::INFINITY] {
+        a_poisoned_row_ends_alone(poison);
+    }
+}
+
+fn a_poisoned_row_ends_alone(poison: f32) {
     use burn::module::{Module, ModuleMapper, Param};
-    struct Poison;
+    struct Poison(f32);
     impl ModuleMapper for Poison {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let embedding = param.dims()[0] == 31;
+            let (embedding, poison) = (param.dims()[0] == 31, self.0);
             param.map(|weight| match embedding {
-                true => weight.slice_fill(burn::tensor::s![7..8], f32::NAN),
+                true => weight.slice_fill(burn::tensor::s![7..8], poison),
                 false => weight,
             })
         }
     }
     let sound = llama("mam"); // three layers: the head is a matrix of its own
-    let model = sound.clone().map(&mut Poison);
+    let model = sound.clone().map(&mut Poison(poison));
     let found = complete(&model, &[request(&[4, 7], 1), request(&[4, 8], 1)], EngineOptions::default());
     let Finish::Failed(why) = &found[0].finish else { panic!("{:?}", found[0].finish) };
     assert!(why.contains("not a number") && !why.contains('\n'), "{why}");
@@ -203,6 +224,63 @@ fn a_row_that_goes_wrong_ends_alone() {
     neighbour.id.request = 1;
     let until = neighbour.tokens.iter().position(|&token| token == 7).unwrap_or(neighbour.tokens.len());
     assert_eq!(found[1].tokens[..until], neighbour.tokens[..until]);
+}
+
+#[test]
+fn a_prompt_goes_on_from_a_state() {
+    for (name, model) in zoo() {
+        let options = EngineOptions { prefill_chunk: 4, ..EngineOptions::default() };
+        let long = &requests()[1];
+        let expected = complete(&model, std::slice::from_ref(long), options).remove(0).tokens;
+        let (before, rest) = long.prompt.split_at(8);
+        let before: Vec<i64> = before.iter().map(|&token| i64::from(token)).collect();
+        let before = Tensor::<1, Int>::from_data(before.as_slice(), &Device::flex()).unsqueeze();
+        let state = model.prefill_hidden(before, model.init_state(1, &Device::flex())).1;
+        let mut engine = Engine::new(&model, options);
+        let rest = Request { prompt: rest.to_vec(), ..long.clone() };
+        let error = engine.submit_after(state.clone().fork(2), rest.clone()).expect_err("two rows");
+        assert!(error.to_string().contains("2 rows"), "{error}");
+        engine.submit_after(state, rest).expect("served");
+        assert_eq!(engine.complete()[0].tokens, expected, "{name}");
+    }
+}
+
+#[test]
+fn what_a_state_holds_takes_positions() {
+    let model = llama("am");
+    let state =
+        model.prefill_hidden(Tensor::zeros([1, 4], &Device::flex()), model.init_state(1, &Device::flex())).1;
+    assert_eq!((state.columns(), llama("mm").init_state(1, &Device::flex()).columns()), (4, 0));
+    let mut engine =
+        Engine::new(&model, EngineOptions { max_positions: Some(6), ..EngineOptions::default() });
+    let error =
+        engine.submit_after(state.clone(), request(&[1, 2, 3], 1)).expect_err("four and three of six");
+    assert_eq!(error, RequestError::TooLong { found: 3, before: 4, positions: 6 });
+    assert!(error.to_string().contains("3 tokens behind 4 others"), "{error}");
+    let of_another = llama("mm").init_state(1, &Device::flex());
+    let error = engine.submit_after(of_another, request(&[1], 1)).expect_err("no cache");
+    assert_eq!(error, RequestError::State { rows: 1 });
+    engine.submit_after(state, request(&[1], 1)).expect("served");
+    let ended = engine.complete().remove(0);
+    assert_eq!((ended.tokens.len(), ended.finish), (2, Finish::Positions));
+}
+
+#[test]
+fn samples_without_tokens_end_one_by_one() {
+    let mut engine = Engine::new(&llama("mam"), EngineOptions::default());
+    let nothing = Request { samples: usize::MAX, max_new_tokens: 0, ..request(&[4, 8], 1) };
+    engine.submit(nothing).expect("served");
+    for (sample, event) in (&mut engine).take(3).enumerate() {
+        let Event::Finished(completion) = event else { panic!("{event:?}") };
+        assert_eq!((completion.id.sample, completion.finish), (sample, Finish::Length));
+    }
+    engine.submit(request(&[4, 8], 1)).expect("served");
+    let written = (&mut engine).take(40).filter(|event| matches!(event, Event::Token { .. })).count();
+    assert_eq!(written, 9, "they keep no other from running");
+    let mut engine = Engine::new(&llama("mam"), EngineOptions { max_rows: 4, ..EngineOptions::default() });
+    let one = Request { samples: usize::MAX, max_new_tokens: 1, ..request(&[4, 8], 1) };
+    engine.submit(one).expect("served");
+    assert_eq!((&mut engine).take(100).count(), 100, "nor do samples of one token, four at a time");
 }
 
 #[test]
@@ -247,17 +325,26 @@ fn text_streams_in_whole_characters_and_ends_before_a_stop_string() {
         let mut engine = Engine::new(&model, EngineOptions::default()).with_tokenizer(&tokenizer);
         let request = Request { max_new_tokens: 24, samples: 2, stop_strings, ..request(&prompt, 1) };
         engine.submit(request).expect("served");
-        let mut streamed = [String::new(), String::new()];
+        let (mut streamed, mut pieces) = ([String::new(), String::new()], [0, 0]);
         let mut ended = Vec::new();
         for event in engine {
             match event {
-                Event::Token { id, text, .. } => streamed[id.sample] += &text,
+                Event::Token { id, text, .. } => {
+                    streamed[id.sample] += &text;
+                    pieces[id.sample] += usize::from(!text.is_empty());
+                }
                 Event::Finished(completion) => ended.push(completion),
             }
         }
         ended.sort_by_key(|completion| completion.id);
         for (completion, streamed) in ended.iter().zip(&streamed) {
             assert!(completion.text.starts_with(streamed.as_str()), "{streamed:?} of {:?}", completion.text);
+            let held = completion.text.len() - streamed.len();
+            assert!(
+                held <= 7 && pieces[completion.id.sample] > completion.text.len() / 8,
+                "{streamed:?} of {:?}",
+                completion.text
+            );
         }
         ended
     };

@@ -4,6 +4,7 @@ mod common;
 
 use std::path::Path;
 
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor};
 use common::{attention, llama, mamba_in_llama, phi, tokens, zoo};
 use mamba_ssd::rope::RotaryConfig;
@@ -50,7 +51,9 @@ fn the_state_of_another_model_is_refused_by_name() {
     let path = dir.path().join("state.safetensors");
     let model = llama("mam");
     model.save_state(&path, &ragged(&model)).expect("written");
-    assert_eq!(model.fingerprint(), llama("mam").fingerprint());
+    assert_eq!(model.fingerprint(), model.clone().fingerprint());
+    let shape = |fingerprint: String| fingerprint[..16].to_string();
+    assert_eq!(shape(model.fingerprint()), shape(llama("mam").fingerprint()), "drawn anew, the same shape");
     let turned = |theta| {
         let mut config = LlamaConfig::transformer(31, 1, attention(24), 40);
         let mut turned = attention(24);
@@ -58,7 +61,7 @@ fn the_state_of_another_model_is_refused_by_name() {
         config.mixers = vec![MixerConfig::Attention(turned)];
         ModelConfig::Llama(config).init(&Device::flex()).fingerprint()
     };
-    assert_ne!(turned(500.0), turned(501.0), "the same shapes, another rotation");
+    assert_ne!(shape(turned(500.0)), shape(turned(501.0)), "the same shapes, another rotation");
     for other in [llama("amm"), llama("amma"), phi("mam"), mamba_in_llama("1a1")] {
         let message = refused(&other, &path);
         for part in
@@ -67,6 +70,26 @@ fn the_state_of_another_model_is_refused_by_name() {
             assert!(message.contains(part), "{part:?} in {message}");
         }
     }
+}
+
+#[test]
+fn the_state_of_other_weights_is_refused() {
+    struct Nudge(bool);
+    impl ModuleMapper for Nudge {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            match std::mem::take(&mut self.0) {
+                true => param.map(|weight| weight * 1.0001),
+                false => param,
+            }
+        }
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("state.safetensors");
+    let model = llama("mam");
+    model.save_state(&path, &ragged(&model)).expect("written");
+    let trained = model.map(&mut Nudge(true));
+    let message = refused(&trained, &path);
+    assert!(message.contains("a model of this shape with other weights"), "{message}");
 }
 
 #[test]

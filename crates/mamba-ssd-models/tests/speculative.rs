@@ -56,6 +56,23 @@ fn a_model_accepts_its_own_drafts() {
     }
 }
 
+/// A number that is none ends the text where the verifier has it, and only the drafts where the draft has it.
+#[test]
+fn numbers_that_are_none_are_not_taken_for_tokens() {
+    struct Poison;
+    impl ModuleMapper for Poison {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|weight| weight * f32::NAN)
+        }
+    }
+    let (sound, poisoned) = (llama("mam"), llama("mam").map(&mut Poison));
+    let written = drafted(&poisoned, &sound, &options(3));
+    assert!(matches!(&written.finish, Finish::Failed(why) if why.contains("not a number")), "{written:?}");
+    assert!(written.tokens.is_empty());
+    let written = drafted(&sound, &poisoned, &options(3));
+    assert_eq!((written.tokens, written.drafted), (greedy(&sound, &[]), 0));
+}
+
 #[test]
 fn a_text_ends_where_it_would() {
     let (verifier, draft) = (llama("amma"), llama("mm"));

@@ -185,19 +185,21 @@ fn any_partition_of_a_prompt_gives_the_logits_of_the_whole() {
 }
 
 #[test]
-fn a_chunk_goes_on_from_rows_of_different_lengths() {
+fn any_partition_goes_on_from_rows_of_different_lengths() {
     for (name, model) in zoo() {
-        let chunk = [[3i64, 5, 7], [2, 4, 6]];
         let states = [0, 1].map(|row| prefilled(&model, PROMPTS[row]));
-        let rows: Vec<_> =
-            (0..2).map(|row| model.prefill(ints(&chunk[row]).unsqueeze(), states[row].clone()).0).collect();
-        let both = Tensor::cat(
-            chunk.iter().map(|chunk| ints(chunk).unsqueeze()).collect::<Vec<Tensor<2, Int>>>(),
-            0,
-        );
-        let logits = model.prefill(both, State::concat(states.to_vec())).0;
-        let error = difference(logits, Tensor::cat(rows, 0));
-        assert!(error < 1e-5, "{name}: {error}");
+        let both = tokens(2, 7);
+        let rows = (0..2).map(|row| model.prefill(both.clone().narrow(0, row, 1), states[row].clone()).0);
+        let expected = Tensor::cat(rows.collect(), 0);
+        for partition in partitions().into_iter().filter(|parts| parts.iter().sum::<usize>() == 7) {
+            let (mut at, mut state) = (0, State::concat(states.to_vec()));
+            for part in &partition {
+                let (logits, after) = model.prefill(both.clone().narrow(1, at, *part), state);
+                let error = difference(logits, expected.clone().narrow(1, at, *part));
+                assert!(error < 1e-5, "{name} in {partition:?}: {error} at {at}");
+                (at, state) = (at + part, after);
+            }
+        }
     }
 }
 

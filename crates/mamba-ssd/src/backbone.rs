@@ -21,6 +21,11 @@ pub trait Backbone: Module {
     /// The mixer of a layer.
     fn mixer(&self, layer: usize) -> &Mixer;
 
+    /// Positions that attention has learnt, where there is attention that has a last one.
+    fn max_positions(&self) -> Option<usize> {
+        None
+    }
+
     /// Token embeddings, `[b t]` to `[b t d]`.
     fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3>;
 

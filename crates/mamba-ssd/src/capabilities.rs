@@ -32,6 +32,19 @@ pub fn capabilities(device: &Device) -> Vec<Capability> {
     supported.flat_map(|dtype| of_dtype(device, dtype)).collect()
 }
 
+/// Whether what is on `device` is in the host's memory and computed by the CPU, by the backend `flex`.
+#[allow(unused_variables, reason = "without that backend")]
+pub fn computes_on_host(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return match device.as_dispatch() {
+        burn::backend::DispatchDevice::Flex(_) => true,
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => false,
+    };
+    #[cfg(not(feature = "flex"))]
+    return false;
+}
+
 #[cfg(any(feature = "flex", feature = "cube"))]
 fn of_dtype(device: &Device, dtype: DType) -> [Capability; 3] {
     use crate::kernels::{available, product_form, ssd_form};

@@ -148,6 +148,7 @@ fn row_by_row(a: Tensor<2>, b: Tensor<2>, form: Form) -> Option<Tensor<2>> {
 }
 
 /// [`row_by_row`], or the operands where it does not exist: a clone of a weight in 8-bit integers copies its scales.
+#[allow(clippy::result_large_err, reason = "the operands as they were")]
 fn stored_product(a: Tensor<2>, b: Tensor<2>, form: Form) -> Result<Tensor<2>, (Tensor<2>, Tensor<2>)> {
     #[cfg(feature = "flex")]
     match form {

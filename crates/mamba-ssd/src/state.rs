@@ -37,9 +37,42 @@ impl State {
         self.bytes().saturating_mul(n)
     }
 
+    /// Tokens that caches hold of their longest row; 0 where there is no cache.
+    pub fn columns(&self) -> usize {
+        self.layers.iter().map(MixerState::columns).max().unwrap_or(0)
+    }
+
     /// Rows of the batch.
     pub fn batch(&self) -> usize {
         self.layers.first().map_or(0, MixerState::batch)
+    }
+
+    /// Whether both have the same parts in the same shapes, but for rows and for tokens in caches: states of one model have.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+
+    fn parts(&self) -> Vec<(usize, &'static str, Vec<usize>)> {
+        #[derive(Default)]
+        struct Parts(Vec<(&'static str, Vec<usize>)>);
+        impl StateMap for Parts {
+            fn tensor<const D: usize>(&mut self, name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
+                self.0.push((name, tensor.dims()[1..].to_vec()));
+                tensor
+            }
+
+            fn cache(&mut self, cache: KvCache) -> KvCache {
+                let [_, heads, _, width] = cache.k.dims();
+                self.0.push(("cache", vec![heads, width]));
+                cache
+            }
+        }
+        let of_layer = |(layer, state): (usize, &MixerState)| {
+            let mut parts = Parts::default();
+            state.clone().map(&mut parts);
+            parts.0.into_iter().map(move |(name, shape)| (layer, name, shape))
+        };
+        self.layers.iter().enumerate().flat_map(of_layer).collect()
     }
 
     /// Whether it keeps its size from token to token.

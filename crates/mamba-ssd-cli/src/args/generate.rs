@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::WeightsArg;
-use super::values::{count, not_negative, positive, scale};
+use super::values::{count, finite, not_negative, positive, scale};
 use crate::device::DeviceChoice;
 
 /// Continue prompts.
@@ -30,6 +30,12 @@ pub struct GenerateArgs {
     /// What the conversation begins with
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
+    /// Go on from a state that --save-state wrote, as if its text stood in front of every text
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chat", "draft"])]
+    pub state: Option<PathBuf>,
+    /// Read the text and write the model's state behind it, instead of a continuation
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["draft", "samples", "json", "stop"])]
+    pub save_state: Option<PathBuf>,
     /// Take the text as it stands, even if the model's prompt.txt gives the form it was trained on
     #[arg(long)]
     pub raw: bool,
@@ -52,7 +58,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
     pub repetition_penalty: f64,
     /// Make tokens of the continuation less likely; 0 does nothing
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true, value_parser = finite)]
     pub presence_penalty: f64,
     /// Seed of the sampling. The same text and seed give the same continuations beside whatever others
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -28,6 +28,11 @@ pub fn not_negative(text: &str) -> Result<f64, String> {
     number(text, "a number of at least 0", |value| value >= 0.0)
 }
 
+/// Any number that is one.
+pub fn finite(text: &str) -> Result<f64, String> {
+    number(text, "a finite number", |_| true)
+}
+
 fn number(text: &str, expected: &str, fits: fn(f64) -> bool) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value: &f64| value.is_finite() && fits(*value));
     value.ok_or_else(|| format!("expected {expected}"))

@@ -19,7 +19,7 @@ impl Budget {
     }
 
     /// Bytes of a row of `tokens`.
-    fn row(&self, tokens: usize) -> usize {
+    pub fn row(&self, tokens: usize) -> usize {
         self.per_token.saturating_mul(tokens).saturating_add(self.constant)
     }
 

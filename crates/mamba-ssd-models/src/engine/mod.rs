@@ -20,14 +20,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use mamba_ssd::{Backbone, State};
+use mamba_ssd::{Backbone, State, computes_on_host};
+use rayon::prelude::*;
 
 use budget::Budget;
 pub(crate) use request::check_prompt;
 pub use request::{Completion, Event, Finish, Request, RequestError, SampleId};
 use row::{Job, Row};
 
-use crate::Tokenizer;
+use crate::{Sampling, Tokenizer, device_sampling};
 
 /// How an engine runs its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,10 +37,12 @@ pub struct EngineOptions {
     pub max_rows: usize,
     /// Tokens of a prompt that are prefilled at once.
     pub prefill_chunk: usize,
-    /// Bytes that the states of all rows, and of the prompt they are forked from, may take.
+    /// Bytes that the states of all rows, and of the prompt they are forked from, may hold. A process takes more: caches
+    /// have room to grow, and what allocators keep of smaller ones came to almost five times as much where rows were many
+    /// and short.
     pub max_state_bytes: Option<usize>,
-    /// Positions that the model's attention has learnt, if it has attention: see
-    /// [`ModelConfig::max_positions`](crate::ModelConfig::max_positions).
+    /// Positions that a prompt may take; those that the model's attention has learnt
+    /// ([`Backbone::max_positions`]) when absent.
     pub max_positions: Option<usize>,
 }
 
@@ -47,6 +50,17 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self { max_rows: 16, prefill_chunk: 512, max_state_bytes: None, max_positions: None }
     }
+}
+
+/// What the samples of one request take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forks {
+    /// Samples that may run at the same time; 0 where not even one fits.
+    pub rows: usize,
+    /// Tokens of the longest, its prompt's among them.
+    pub tokens: usize,
+    /// Bytes that the state of one that long holds.
+    pub row_bytes: usize,
 }
 
 /// What an engine has done so far.
@@ -90,6 +104,8 @@ pub struct Engine<'a, M: Backbone> {
     budget: Budget,
     submitted: usize,
     waiting: VecDeque<Arc<Job>>,
+    /// Requests for no tokens, and how many of their samples have ended.
+    empty: VecDeque<(Arc<Job>, usize)>,
     prompt: Option<Prompt>,
     rows: Vec<Row>,
     /// Of the rows; nothing without rows.
@@ -132,6 +148,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
             budget,
             submitted: 0,
             waiting: VecDeque::new(),
+            empty: VecDeque::new(),
             prompt: None,
             rows: Vec::new(),
             state: None,
@@ -152,27 +169,71 @@ impl<'a, M: Backbone> Engine<'a, M> {
     ///
     /// If the request cannot be served. Others are not affected.
     pub fn submit(&mut self, request: Request) -> Result<usize, RequestError> {
-        let job = self.checked(request)?;
+        self.submit_behind(None, request)
+    }
+
+    /// [`Engine::submit`], the prompt going on from a state of one row. Penalties see the prompt alone. The budget does not
+    /// count the state itself, of which the engine holds a handle.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be served, or that is no state of one row of such a model.
+    pub fn submit_after(&mut self, state: State, request: Request) -> Result<usize, RequestError> {
+        let rows = state.batch();
+        if rows != 1 || !state.is_like(&self.model.init_state(1, &self.device)) {
+            return Err(RequestError::State { rows });
+        }
+        self.submit_behind(Some(state), request)
+    }
+
+    fn submit_behind(&mut self, state: Option<State>, request: Request) -> Result<usize, RequestError> {
+        let job = self.checked(state, request)?;
         let number = job.number;
         self.submitted += 1;
-        if job.request.max_new_tokens == 0 {
-            (0..job.request.samples)
-                .for_each(|sample| self.end(Row::new(job.clone(), sample), Finish::Length));
-        } else if job.request.samples > 0 {
-            self.waiting.push_back(job);
+        if job.request.samples > 0 {
+            match job.request.max_new_tokens {
+                0 => self.empty.push_back((job, 0)),
+                _ => self.waiting.push_back(job),
+            }
         }
         Ok(number)
     }
 
-    fn checked(&self, request: Request) -> Result<Arc<Job>, RequestError> {
-        let positions = self.options.max_positions.unwrap_or(usize::MAX);
-        let found = request.prompt.len();
-        check_prompt(&request.prompt, self.model.vocab_size(), positions)?;
+    /// What the samples of a request would hold, before any of it is allocated.
+    pub fn forks(&self, request: &Request) -> Forks {
+        self.forks_behind(None, request)
+    }
+
+    /// [`Engine::forks`] of a request that goes on from a state.
+    pub fn forks_after(&self, state: &State, request: &Request) -> Forks {
+        self.forks_behind(Some(state.clone()), request)
+    }
+
+    fn forks_behind(&self, state: Option<State>, request: &Request) -> Forks {
+        let tokens = self.job(state, request.clone()).longest();
+        let rows = self.options.max_rows.min(self.budget.rows(tokens)).min(request.samples);
+        Forks { rows, tokens, row_bytes: self.budget.row(tokens) }
+    }
+
+    fn positions(&self) -> usize {
+        self.options.max_positions.or(self.model.max_positions()).unwrap_or(usize::MAX)
+    }
+
+    fn job(&self, state: Option<State>, request: Request) -> Job {
+        let before = state.as_ref().map_or(0, State::columns);
+        let read = before.saturating_add(request.prompt.len());
+        let room = self.positions().saturating_sub(read).saturating_add(1);
+        Job { number: self.submitted, request, state, before, room }
+    }
+
+    fn checked(&self, state: Option<State>, request: Request) -> Result<Arc<Job>, RequestError> {
+        let before = state.as_ref().map_or(0, State::columns);
+        check_prompt(&request.prompt, before, self.model.vocab_size(), self.positions())?;
+        request.sampling.check().map_err(RequestError::Sampling)?;
         if !request.stop_strings.is_empty() && self.tokenizer.is_none() {
             return Err(RequestError::StopStrings);
         }
-        let job =
-            Job { number: self.submitted, request, room: positions.saturating_sub(found).saturating_add(1) };
+        let job = self.job(state, request);
         self.budget.check(job.longest())?;
         Ok(Arc::new(job))
     }
@@ -236,7 +297,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
             return None;
         }
         let job = self.waiting.pop_front()?;
-        let state = self.model.init_state(1, &self.device);
+        let state = job.state.clone().unwrap_or_else(|| self.model.init_state(1, &self.device));
         Some(Prompt { job, state, done: 0, logits: Vec::new(), started: 0 })
     }
 
@@ -265,7 +326,8 @@ impl<'a, M: Backbone> Engine<'a, M> {
     fn fork(&mut self, prompt: &mut Prompt) {
         let free = self.free_rows(&prompt.job);
         let mut rows = Vec::new();
-        while rows.len() < free && prompt.started < prompt.job.request.samples {
+        let until = prompt.job.request.samples.min(prompt.started.saturating_add(free));
+        while prompt.started < until {
             let mut row = Row::new(prompt.job.clone(), prompt.started);
             prompt.started += 1;
             match row.choose(&mut prompt.logits.clone(), self.tokenizer, &mut self.events) {
@@ -291,13 +353,35 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let (logits, state) = self.model.step(ints(&tokens, &self.device), state);
         self.state = Some(state);
         self.usage.decoded_tokens += tokens.len();
-        let vocabulary = logits.dims()[1];
-        let mut logits = floats(logits);
         let mut ended = Vec::new();
-        for (at, (row, logits)) in self.rows.iter_mut().zip(logits.chunks_mut(vocabulary)).enumerate() {
-            ended.extend(row.choose(logits, self.tokenizer, &mut self.events).map(|finish| (at, finish)));
+        for (at, (events, finish)) in self.choose(logits).into_iter().enumerate() {
+            self.events.extend(events);
+            ended.extend(finish.map(|finish| (at, finish)));
         }
         self.leave(ended);
+    }
+
+    /// Lets every row choose its next token: where the logits are, unless that is the host or a row wants to see them.
+    fn choose(&mut self, logits: Tensor<2>) -> Vec<(Vec<Event>, Option<Finish>)> {
+        let tokenizer = self.tokenizer;
+        if !computes_on_host(&self.device) && self.rows.iter().all(Row::draws_by_itself) {
+            let draws: Vec<(Sampling, f64)> = self.rows.iter().map(Row::draw).collect();
+            let tokens = device_sampling::choose(logits, &draws);
+            let take = |(row, token): (&mut Row, Result<u32, String>)| {
+                let mut events = Vec::new();
+                let finish = row.take(token, None, tokenizer, &mut events);
+                (events, finish)
+            };
+            return self.rows.par_iter_mut().zip(tokens).map(take).collect();
+        }
+        let vocabulary = logits.dims()[1];
+        let mut logits = floats(logits);
+        let choose = |(row, logits): (&mut Row, &mut [f32])| {
+            let mut events = Vec::new();
+            let finish = row.choose(logits, tokenizer, &mut events);
+            (events, finish)
+        };
+        self.rows.par_iter_mut().zip(logits.par_chunks_mut(vocabulary)).map(choose).collect()
     }
 
     /// Takes ended rows, in ascending order, out of the batch.
@@ -311,6 +395,14 @@ impl<'a, M: Backbone> Engine<'a, M> {
         for (already_left, (at, finish)) in ended.into_iter().enumerate() {
             let row = self.rows.remove(at - already_left);
             self.end(row, finish);
+        }
+    }
+
+    fn end_an_empty_sample(&mut self) {
+        let Some((job, sample)) = self.empty.pop_front() else { return };
+        self.end(Row::new(job.clone(), sample), Finish::Length);
+        if sample + 1 < job.request.samples {
+            self.empty.push_front((job, sample + 1));
         }
     }
 
@@ -328,8 +420,11 @@ impl<M: Backbone> Iterator for Engine<'_, M> {
 
     /// The next event; nothing once all requests are served.
     fn next(&mut self) -> Option<Event> {
-        while self.events.is_empty() && !self.is_idle() {
+        while self.events.is_empty() && !(self.is_idle() && self.empty.is_empty()) {
             self.step();
+            if self.events.is_empty() {
+                self.end_an_empty_sample();
+            }
         }
         self.events.pop_front()
     }

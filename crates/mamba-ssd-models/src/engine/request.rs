@@ -67,17 +67,22 @@ pub enum RequestError {
         vocabulary: usize,
     },
     /// A prompt longer than attention has learnt positions for.
-    #[error("the prompt has {found} tokens, the model's attention at most {positions} positions; shorten it")]
+    #[error(
+        "the prompt has {found} tokens{}, the model's attention at most {positions} positions; shorten it",
+        behind(*before)
+    )]
     TooLong {
         /// Tokens of the prompt.
         found: usize,
+        /// Tokens in the state that it goes on from.
+        before: usize,
         /// Positions of the model.
         positions: usize,
     },
     /// A sample that no memory is left for.
     #[error(
         "a sample of up to {tokens} tokens carries {needed} bytes beside its prompt's, the budget is {budget}; \
-         ask for fewer new tokens or raise the budget"
+         ask for fewer new tokens, or give it more memory"
     )]
     Memory {
         /// Of the prompt and what follows.
@@ -87,13 +92,29 @@ pub enum RequestError {
         /// Bytes for all states.
         budget: usize,
     },
+    /// A state to go on from that is of several rows, or of another model.
+    #[error(
+        "a state of {rows} rows to go on from, expected one row of this model; select a row of a state of its own"
+    )]
+    State {
+        /// Rows that were found.
+        rows: usize,
+    },
+    /// Numbers that no token can be chosen with.
+    #[error("{0}")]
+    Sampling(String),
     /// Stop strings for an engine that knows no text.
     #[error("stop strings without a tokenizer; give the engine one, or stop at tokens")]
     StopStrings,
 }
 
-/// Whether a model of so many tokens and positions can read a prompt.
-pub(crate) fn check_prompt(prompt: &[u32], vocabulary: usize, positions: usize) -> Result<(), RequestError> {
+/// Whether a model of so many tokens and positions can read a prompt behind others.
+pub(crate) fn check_prompt(
+    prompt: &[u32],
+    before: usize,
+    vocabulary: usize,
+    positions: usize,
+) -> Result<(), RequestError> {
     let found = prompt.len();
     if found == 0 {
         return Err(RequestError::Empty);
@@ -101,10 +122,14 @@ pub(crate) fn check_prompt(prompt: &[u32], vocabulary: usize, positions: usize) 
     if let Some(position) = prompt.iter().position(|&token| token as usize >= vocabulary) {
         return Err(RequestError::Vocabulary { token: prompt[position], position, vocabulary });
     }
-    if found > positions {
-        return Err(RequestError::TooLong { found, positions });
+    if before.saturating_add(found) > positions {
+        return Err(RequestError::TooLong { found, before, positions });
     }
     Ok(())
+}
+
+fn behind(before: usize) -> String {
+    if before > 0 { format!(" behind {before} others") } else { String::new() }
 }
 
 /// Which sample of which request.

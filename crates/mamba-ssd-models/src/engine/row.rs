@@ -2,24 +2,31 @@
 
 use std::sync::Arc;
 
+use mamba_ssd::State;
+
 use super::{Completion, Event, Finish, Request, SampleId};
-use crate::sampling::{Seen, log_probability};
+use crate::sampling::{Seen, log_probability, wrong_logit};
 use crate::text_stream::{StopStrings, TextStream};
-use crate::{Tokenizer, uniform};
+use crate::{Sampling, Tokenizer, uniform};
 
 /// A request with its number.
 #[derive(Debug)]
 pub(super) struct Job {
     pub number: usize,
     pub request: Request,
+    /// What the prompt goes on from; nothing at the beginning of a text.
+    pub state: Option<State>,
+    /// Tokens that caches of that state hold.
+    pub before: usize,
     /// Tokens of a sample that attention has positions for, the last of which is not fed.
     pub room: usize,
 }
 
 impl Job {
-    /// Tokens of the prompt and of its longest sample.
+    /// Tokens of the prompt and of its longest sample, and those before.
     pub fn longest(&self) -> usize {
-        self.request.prompt.len() + self.request.max_new_tokens.min(self.room)
+        let read = self.before.saturating_add(self.request.prompt.len());
+        read.saturating_add(self.request.max_new_tokens.min(self.room))
     }
 }
 
@@ -58,20 +65,46 @@ impl Row {
         tokenizer: Option<&Tokenizer>,
         events: &mut impl Extend<Event>,
     ) -> Option<Finish> {
-        let Request { sampling, seed, first_stream, eos, prompt, .. } = &self.job.request;
-        let position = self.tokens.len();
-        if let Some(at) = logits.iter().position(|logit| logit.is_nan()) {
-            return Some(Finish::Failed(format!(
-                "the logit of token {at} is not a number after {position} tokens"
-            )));
+        if let Some(wrong) = wrong_logit(logits) {
+            return self.take(Err(wrong), None, tokenizer, events);
         }
-        let unit = uniform(*seed, first_stream.wrapping_add(self.sample as u64), position as u64);
+        let (sampling, unit) = self.draw();
         let raw = self.job.request.log_probabilities.then(|| logits.to_vec());
-        let token = sampling.choose(logits, Seen { prompt, new: &self.tokens }, unit);
-        if eos.contains(&token) {
+        let seen = Seen { prompt: &self.job.request.prompt, new: &self.tokens };
+        let token = sampling.choose(logits, seen, unit);
+        let log_probability = raw.map(|logits| log_probability(&logits, token));
+        self.take(Ok(token), log_probability, tokenizer, events)
+    }
+
+    /// Whether its next token follows from the logits and its own [`Row::draw`] alone.
+    pub fn draws_by_itself(&self) -> bool {
+        let Request { sampling, log_probabilities, .. } = &self.job.request;
+        !log_probabilities && sampling.repetition_penalty == 1.0 && sampling.presence_penalty == 0.0
+    }
+
+    /// How its next token is chosen, and the number that decides a draw.
+    pub fn draw(&self) -> (Sampling, f64) {
+        let Request { sampling, seed, first_stream, .. } = &self.job.request;
+        let stream = first_stream.wrapping_add(self.sample as u64);
+        (*sampling, uniform(*seed, stream, self.tokens.len() as u64))
+    }
+
+    /// Takes the chosen token, or why there is none; tells what ended it, if anything did.
+    pub fn take(
+        &mut self,
+        token: Result<u32, String>,
+        log_probability: Option<f32>,
+        tokenizer: Option<&Tokenizer>,
+        events: &mut impl Extend<Event>,
+    ) -> Option<Finish> {
+        let token = match token {
+            Ok(token) => token,
+            Err(wrong) => return Some(Finish::Failed(format!("{wrong} after {} tokens", self.tokens.len()))),
+        };
+        if self.job.request.eos.contains(&token) {
             return Some(Finish::Eos(token));
         }
-        self.log_probabilities.extend(raw.map(|logits| log_probability(&logits, token)));
+        self.log_probabilities.extend(log_probability);
         self.tokens.push(token);
         let (text, finish) = self.shown(token, tokenizer);
         self.text += &text;

@@ -219,13 +219,17 @@ pub(super) fn pass<'a, const FUSED: bool, R: Real>(
             let four = [token(first), token(first + 1), token(first + 2), token(first + 3)];
             let [a0, a1, a2, a3] = [four[0].decay, four[1].decay, four[2].decay, four[3].decay];
             let decays = [a0, a0 * a1, a0 * a1 * a2, a0 * a1 * a2 * a3];
-            if decays[3] >= least {
+            if decays.iter().all(|decay| *decay >= least && *decay <= R::ONE) {
                 for (i, read) in four_through::<FUSED, R>(strip, four, decays).iter().enumerate() {
                     each(first + i, read);
                 }
-                first += 4;
-                continue;
+            } else {
+                for (i, token) in four.iter().enumerate() {
+                    each(first + i, &one_through::<FUSED, R>(strip, token));
+                }
             }
+            first += 4;
+            continue;
         }
         each(first, &one_through::<FUSED, R>(strip, &token(first)));
         first += 1;

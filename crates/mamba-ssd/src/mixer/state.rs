@@ -127,6 +127,11 @@ impl MixerState {
         self.measured().per_token
     }
 
+    /// Tokens that a cache holds of its longest row; 0 where there is no cache.
+    pub fn columns(&self) -> usize {
+        self.measured().columns
+    }
+
     fn measured(&self) -> Measure {
         let mut measure = Measure::default();
         self.clone().map(&mut measure);
@@ -141,6 +146,7 @@ struct Measure {
     bytes: usize,
     per_token: usize,
     caches: usize,
+    columns: usize,
 }
 
 impl StateMap for Measure {
@@ -151,6 +157,7 @@ impl StateMap for Measure {
     }
 
     fn cache(&mut self, cache: KvCache) -> KvCache {
+        self.columns = self.columns.max(cache.columns());
         self.caches += 1;
         for cached in [&cache.k, &cache.v] {
             let [b, kv, _, d] = cached.dims();

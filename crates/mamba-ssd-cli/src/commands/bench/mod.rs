@@ -81,11 +81,11 @@ fn model(args: &BenchArgs, held: Held, device: &Device) -> Result<Model> {
 
 /// An error if random weights would not fit.
 fn check_memory(config: &ModelConfig, held: Held) -> Result<()> {
-    // One weight at a time is drawn in f32; scales are a sixteenth of the integers.
+    // One weight at a time is drawn in f32; scales are at least a thirty-second of the integers.
     let bytes = match held.format {
         WeightFormat::Full => held.dtype.size() * config.n_params(),
         WeightFormat::Bf16 => 2 * config.n_params(),
-        WeightFormat::Int8 => config.n_params() * 17 / 16,
+        WeightFormat::Int8 => config.n_params() * 33 / 32,
     };
     if let Some(available) = memory::available() {
         ensure!(

@@ -6,13 +6,17 @@ mod speculation;
 mod summary;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use mamba_ssd_models::{Engine, EngineOptions, Event, Finish, Model, Request, Sampling};
+use anyhow::{Result, bail, ensure};
+use burn::module::Module;
+use burn::tensor::{Int, Tensor};
+use mamba_ssd::{Backbone, State};
+use mamba_ssd_models::{Engine, EngineOptions, Event, Finish, Forks, Request, Sampling};
 
 use crate::args::GenerateArgs;
-use crate::console::note;
+use crate::console::{note, thousands};
 use crate::device::DeviceChoice;
 use crate::hub;
 use crate::language_model::LanguageModel;
@@ -29,37 +33,114 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let loaded = load(&path)?;
     let prompts: Vec<Result<Vec<u32>>> =
         texts.iter().map(|text| prompts::tokens(args, text, &path, &loaded)).collect();
+    let state = args.state.as_ref().map(|path| one_row(path, &loaded)).transpose()?;
+    if let Some(path) = &args.save_state {
+        return save_state(args, path, &loaded, state, prompts);
+    }
     let mut output = Output::new(args, &texts);
     let missing = match &args.draft {
         Some(draft) => speculation::run(args, &loaded, &load(&hub::local(draft)?)?, prompts, &mut output)?,
-        None => decode(args, &loaded, prompts, &mut output)?,
+        None => decode(args, &loaded, state, prompts, &mut output)?,
     };
     match missing {
         0 => Ok(()),
+        1 => bail!("an answer is missing; the reason stands above"),
         missing => bail!("{missing} answers are missing; the reasons stand above"),
     }
+}
+
+/// The state in a file.
+fn one_row(path: &Path, loaded: &LanguageModel) -> Result<State> {
+    let state = loaded.model.load_state(path)?;
+    let rows = state.batch();
+    ensure!(rows == 1, "{}: a state of {rows} rows, expected one; save that of one text", path.display());
+    Ok(state)
+}
+
+/// Reads the only prompt, and writes the state behind it.
+fn save_state(
+    args: &GenerateArgs,
+    path: &Path,
+    loaded: &LanguageModel,
+    state: Option<State>,
+    prompts: Vec<Result<Vec<u32>>>,
+) -> Result<()> {
+    let count = prompts.len();
+    let Ok([tokens]) = <[_; 1]>::try_from(prompts) else {
+        bail!("--save-state is for one text, found {count}; give one --prompt");
+    };
+    let (tokens, model) = (tokens?, &loaded.model);
+    ensure!(!tokens.is_empty(), "the prompt has no token; give it a text to read");
+    let known = model.vocab_size();
+    ensure!(
+        tokens.iter().all(|&token| (token as usize) < known),
+        "the text has a token of {known} or more, which the model does not know; take the tokenizer it was trained with"
+    );
+    let device = model.devices().remove(0);
+    let state = state.unwrap_or_else(|| model.init_state(1, &device));
+    let (read, most) = (state.columns() + tokens.len(), model.max_positions());
+    ensure!(
+        most.is_none_or(|most| read <= most),
+        "the text has {read} tokens, the model's attention at most {} positions; shorten it",
+        most.unwrap_or(read)
+    );
+    let state = tokens.chunks(args.prefill_chunk).fold(state, |state, chunk| {
+        let chunk: Vec<i64> = chunk.iter().map(|&token| i64::from(token)).collect();
+        let chunk = Tensor::<1, Int>::from_data(chunk.as_slice(), &device).unsqueeze();
+        model.prefill_hidden(chunk, state).1
+    });
+    model.save_state(path, &state)?;
+    note(format_args!(
+        "read {} tokens; {} bytes of state in {}",
+        thousands(tokens.len()),
+        thousands(state.bytes()),
+        path.display()
+    ));
+    Ok(())
 }
 
 /// All prompts at once. Returns how many answers are missing; the only prompt's error is the command's.
 fn decode(
     args: &GenerateArgs,
     loaded: &LanguageModel,
+    state: Option<State>,
     prompts: Vec<Result<Vec<u32>>>,
     output: &mut Output,
 ) -> Result<usize> {
-    let mut engine =
-        Engine::new(&loaded.model, options(args, &loaded.model)).with_tokenizer(&loaded.tokenizer);
+    let longest = prompts.iter().flatten().max_by_key(|tokens| tokens.len()).cloned();
+    let options = longest.map_or(options(args), |longest| fitting(args, loaded, state.as_ref(), longest));
+    let mut engine = Engine::new(&loaded.model, options).with_tokenizer(&loaded.tokenizer);
     let mut of_request = Vec::new();
     let (mut missing, mut open, only) = (0, ControlFlow::Continue(()), prompts.len() == 1);
+    let mut most: Option<Forks> = None;
     for (prompt, tokens) in prompts.into_iter().enumerate() {
-        match tokens.and_then(|tokens| Ok(engine.submit(request(args, tokens, &loaded.eos))?)) {
-            Ok(_) => of_request.push(prompt),
+        let submitted = tokens.and_then(|tokens| {
+            let request = request(args, tokens, &loaded.eos);
+            let Some(state) = &state else {
+                let forks = engine.forks(&request);
+                engine.submit(request)?;
+                return Ok(forks);
+            };
+            let forks = engine.forks_after(state, &request);
+            engine.submit_after(state.clone(), request)?;
+            Ok(forks)
+        });
+        match submitted {
+            Ok(forks) => {
+                of_request.push(prompt);
+                if args.samples > 1 && most.is_none_or(|most: Forks| most.row_bytes < forks.row_bytes) {
+                    most = Some(forks);
+                }
+            }
             Err(error) if only => return Err(error),
             Err(error) => {
                 missing += 1;
                 open = output.refuse(prompt, &error);
             }
         }
+    }
+    if let Some(forks) = most {
+        note(told(args, forks));
     }
     let mut summary = Summary::new(Instant::now());
     while let Some(event) = engine.next().filter(|_| open.is_continue()) {
@@ -82,14 +163,42 @@ fn decode(
     Ok(missing)
 }
 
-fn options(args: &GenerateArgs, model: &Model) -> EngineOptions {
+/// What the samples of the longest prompt will hold, before it is allocated.
+fn told(args: &GenerateArgs, Forks { rows, tokens, row_bytes }: Forks) -> String {
+    let megabytes = |bytes: usize| format!("{:.1} MB", bytes as f64 / 1e6);
+    let fewer = if rows < args.batch.min(args.samples) { " (no more fit into memory)" } else { "" };
+    format!(
+        "{} samples of up to {tokens} tokens hold {} each, {rows} at a time{fewer}: {}",
+        args.samples,
+        megabytes(row_bytes),
+        megabytes(row_bytes.saturating_mul(rows))
+    )
+}
+
+/// [`options`] with as many rows as fit where a process takes five times what the states of many hold, see
+/// [`EngineOptions`].
+fn fitting(
+    args: &GenerateArgs,
+    loaded: &LanguageModel,
+    state: Option<&State>,
+    longest: Vec<u32>,
+) -> EngineOptions {
+    let options = options(args);
+    let probe = Engine::new(&loaded.model, options);
+    let request = request(args, longest, &loaded.eos);
+    let row =
+        state.map_or_else(|| probe.forks(&request), |state| probe.forks_after(state, &request)).row_bytes;
+    let fit = options.max_state_bytes.map_or(usize::MAX, |half| half * 2 / 5 / row.max(1));
+    EngineOptions { max_rows: options.max_rows.min(fit.max(1)), ..options }
+}
+
+fn options(args: &GenerateArgs) -> EngineOptions {
     let on_cpu = args.device == DeviceChoice::Flex;
     EngineOptions {
         max_rows: args.batch,
         prefill_chunk: args.prefill_chunk,
-        // States are copied when rows join, and the rest of the machine works too.
         max_state_bytes: memory::available().filter(|_| on_cpu).map(|bytes| bytes / 2),
-        max_positions: model.config().max_positions(),
+        max_positions: None,
     }
 }
 

@@ -45,7 +45,7 @@ enum Form {
 impl<'a> Output<'a> {
     /// Nothing printed yet.
     pub fn new(args: &GenerateArgs, prompts: &'a [String]) -> Self {
-        let form = match (args.json, prompts.len() * args.samples) {
+        let form = match (args.json, prompts.len().saturating_mul(args.samples)) {
             (true, _) => Form::Json,
             (false, 1) => Form::Stream,
             (false, _) => Form::Titled,

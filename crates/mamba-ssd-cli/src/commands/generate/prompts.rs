@@ -13,10 +13,8 @@ const FIELD: &str = "prompt";
 
 /// All prompts, those of the command line first.
 pub fn read(args: &GenerateArgs) -> Result<Vec<String>> {
-    ensure!(
-        args.prompt.iter().all(|text| !text.trim().is_empty()),
-        "--prompt is empty; give it a text to continue"
-    );
+    let alone = args.prompts.is_none() && args.prompt.len() == 1;
+    ensure!(!alone || !args.prompt[0].is_empty(), "--prompt is empty; give it a text to continue");
     let mut prompts = args.prompt.clone();
     if let Some(path) = &args.prompts {
         prompts.extend(of_file(path)?);
@@ -49,9 +47,13 @@ fn of_json(line: &str) -> Result<String> {
 
 /// The tokens of a prompt. A chat template writes the tokens that begin a text itself.
 pub fn tokens(args: &GenerateArgs, prompt: &str, path: &Path, model: &LanguageModel) -> Result<Vec<u32>> {
+    ensure!(!prompt.is_empty(), "the prompt is empty; give it a text to continue");
     if args.chat {
         let text = model.conversation(args.system.as_deref(), prompt)?;
         return Ok(model.tokenizer.encode(&text)?);
+    }
+    if args.state.is_some() {
+        return Ok(model.tokenizer.encode(prompt)?); // in the middle of a text
     }
     Ok(model.tokenizer.encode_with_special(&formed(args, prompt, path)?)?)
 }

@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use mamba_ssd_models::{Completion, SampleId, SpeculateOptions, Speculated, TextStream, Usage, speculate};
+use mamba_ssd_models::{
+    Completion, Finish, SampleId, SpeculateOptions, Speculated, TextStream, Usage, speculate,
+};
 
 use super::output::{Answer, Output};
 use super::summary::Summary;
@@ -32,15 +34,21 @@ pub fn run(
     let mut usage = Usage::default();
     for (prompt, tokens) in prompts.into_iter().enumerate() {
         let written = tokens.and_then(|tokens| {
+            let written = write(args, verifier, draft, &tokens, &mut summary, output)?;
             usage.prompt_tokens += tokens.len();
-            write(args, verifier, draft, &tokens, &mut summary, output)
+            Ok(written)
         });
         let shown = match written {
             Ok((written, text)) => {
                 drafted += written.drafted;
                 accepted += written.accepted;
                 usage.decoded_tokens += written.tokens.len();
+                usage.prefill += written.prefill;
                 let Speculated { tokens, finish, .. } = written;
+                if let Finish::Failed(why) = &finish {
+                    missing += 1;
+                    note(format_args!("prompt {}: {why}", prompt + 1));
+                }
                 let id = SampleId { request: prompt, sample: 0 };
                 let completion = Completion { id, tokens, log_probabilities: Vec::new(), text, finish };
                 output.answer(prompt, 0, Answer::Sample(completion))
@@ -55,7 +63,7 @@ pub fn run(
             break;
         }
     }
-    usage.decode = started.elapsed();
+    usage.decode = started.elapsed() - usage.prefill;
     let rate = percent_or_dash((drafted > 0).then(|| accepted as f64 / drafted as f64));
     note(format_args!("{}; drafted {drafted} tokens, accepted {rate}", summary.line(usage)));
     Ok(missing)
@@ -70,13 +78,12 @@ fn write(
     summary: &mut Summary,
     output: &mut Output,
 ) -> Result<(Speculated, String)> {
-    let positions = [verifier, draft].map(|side| side.model.config().max_positions());
     let options = SpeculateOptions {
         max_new_tokens: args.max_tokens,
         eos: verifier.eos.clone(),
         draft_tokens: args.draft_tokens,
         prefill_chunk: args.prefill_chunk,
-        max_positions: positions.into_iter().flatten().min(),
+        max_positions: None,
     };
     let (mut stream, mut text) = (TextStream::after(prompt), String::new());
     let written = speculate(&verifier.model, &draft.model, prompt, &options, |token| {

@@ -83,6 +83,7 @@ pub(crate) fn rows_are_independent(device: &Device, dtype: DType) -> bool {
 }
 
 /// `x [m k]` times a weight `[k n]` or, `transposed`, `[n k]`; or both as they were where these kernels do not exist.
+#[allow(clippy::result_large_err, reason = "the operands as they were")]
 pub(crate) fn product_by_rows(
     x: Tensor<2>,
     weight: Tensor<2>,

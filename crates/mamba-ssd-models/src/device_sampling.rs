@@ -1,0 +1,195 @@
+//! From logits on a device to tokens, without bringing them to the host: rows times vocabulary are many numbers to move, and
+//! many exponentials for a CPU.
+//!
+//! ```text
+//! e = exp((x - max x) / T)              cut off by thresholds: top-k, then top-p, then min-p
+//! sums of 256 of e ─► host: the piece that a draw falls into ─► its 256 numbers ─► host: the token
+//! ```
+//!
+//! What is kept, and in which order, is as in [`sampling`](crate::sampling). Thresholds are found by halving an interval
+//! thirty times, so that tokens that are as likely as the last one kept to within 1e-7 may be kept with it.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::engine::floats;
+use crate::sampling::Sampling;
+
+/// Tokens of a piece.
+const PIECE: usize = 256;
+/// Halvings of an interval of thresholds.
+const HALVINGS: usize = 30;
+/// Logits so far below the largest, over the temperature, that no draw can meet them.
+const LOWEST: f32 = -60.0;
+
+/// A token for each row of `logits [b v]`, by its sampling and the number in [0, 1) that decides its draw; or what is
+/// wrong with the row. Penalties are not looked at.
+pub(crate) fn choose(logits: Tensor<2>, rows: &[(Sampling, f64)]) -> Vec<Result<u32, String>> {
+    let logits = logits.cast(burn::tensor::DType::F32);
+    let device = logits.device();
+    let [b, vocabulary] = logits.dims();
+    let (largest, likeliest) = logits.clone().max_dim_with_indices(1);
+    // Anything that is no number, or infinite, makes its row's sum so. A model's logits are not minus infinity.
+    let sums = logits.clone().sum_dim(1);
+    let known = floats(Tensor::cat(vec![likeliest.float().cast(burn::tensor::DType::F32), sums], 1));
+    let known: Vec<[f32; 2]> = known.chunks(2).map(|row| [row[0], row[1]]).collect();
+    let drawn = match rows.iter().all(|(sampling, _)| sampling.temperature <= 0.0) {
+        true => vec![None; b],
+        false => draw(weights(logits - largest, rows, &device), rows, vocabulary),
+    };
+    let row = |(([likeliest, sum], drawn), (sampling, _)): (([f32; 2], Option<u32>), &(Sampling, f64))| {
+        if !sum.is_finite() {
+            return Err("a logit is not a number, or infinite".into());
+        }
+        let token = drawn.filter(|_| sampling.temperature > 0.0).unwrap_or(likeliest as u32);
+        Ok(token)
+    };
+    known.into_iter().zip(drawn).zip(rows).map(row).collect()
+}
+
+/// Unnormalised probabilities of what is kept, and 0 for the rest, of logits below their largest `[b v]`.
+fn weights(below: Tensor<2>, rows: &[(Sampling, f64)], device: &Device) -> Tensor<2> {
+    let [_, vocabulary] = below.dims();
+    let column = |number: &dyn Fn(&Sampling) -> f32| {
+        let numbers: Vec<f32> = rows.iter().map(|(sampling, _)| number(sampling)).collect();
+        Tensor::<2>::from_data(TensorData::new(numbers, [rows.len(), 1]), device)
+    };
+    let temperature = column(&|sampling| if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 });
+    let scaled = (below / temperature).clamp_min(LOWEST);
+    let mut kept = scaled.clone().exp();
+    if rows.iter().any(|(sampling, _)| sampling.top_k.is_some()) {
+        let most = column(&|sampling| sampling.top_k.unwrap_or(vocabulary).min(vocabulary) as f32);
+        let threshold = threshold(&scaled, &Tensor::ones_like(&kept), most);
+        kept = above(kept, &scaled, threshold);
+    }
+    if rows.iter().any(|(sampling, _)| sampling.top_p.is_some()) {
+        let share = column(&|sampling| sampling.top_p.unwrap_or(1.0));
+        let total = kept.clone().sum_dim(1);
+        let threshold = threshold(&scaled, &kept, total * share);
+        kept = above(kept, &scaled, threshold);
+    }
+    if rows.iter().any(|(sampling, _)| sampling.min_p.is_some()) {
+        let least = column(&|sampling| sampling.min_p.map_or(LOWEST, f32::ln));
+        kept = above(kept, &scaled, least);
+    }
+    kept
+}
+
+/// The largest number, of each row, for which the weights of everything at least as large add up to `least [b 1]`.
+fn threshold(x: &Tensor<2>, weights: &Tensor<2>, least: Tensor<2>) -> Tensor<2> {
+    let (mut low, mut high) = (least.zeros_like() + LOWEST, least.zeros_like());
+    for _ in 0..HALVINGS {
+        let middle = (low.clone() + high.clone()) / 2.0;
+        let reached = above(weights.clone(), x, middle.clone()).sum_dim(1).greater_equal(least.clone());
+        low = low.mask_where(reached.clone(), middle.clone());
+        high = middle.mask_where(reached, high);
+    }
+    low
+}
+
+/// `weights` where x is at least as large as its row's threshold `[b 1]`, else 0.
+fn above(weights: Tensor<2>, x: &Tensor<2>, threshold: Tensor<2>) -> Tensor<2> {
+    let cut = x.clone().lower(threshold.expand(x.dims()));
+    weights.mask_fill(cut, 0.0)
+}
+
+/// The token of each row that its draw falls on.
+fn draw(weights: Tensor<2>, rows: &[(Sampling, f64)], vocabulary: usize) -> Vec<Option<u32>> {
+    let (device, b) = (weights.device(), rows.len());
+    let missing = vocabulary.next_multiple_of(PIECE) - vocabulary;
+    let weights = match missing {
+        0 => weights,
+        _ => Tensor::cat(vec![weights, Tensor::zeros([b, missing], &device)], 1),
+    };
+    let pieces = (vocabulary + missing) / PIECE;
+    let weights = weights.reshape([b * pieces, PIECE]);
+    let sums = floats(weights.clone().sum_dim(1).reshape([b, pieces]));
+    let fall = |(sums, (_, unit)): (&[f32], &(Sampling, f64))| {
+        let total: f64 = sums.iter().copied().map(f64::from).sum();
+        fallen(sums, unit * total)
+    };
+    let fallen_on: Vec<(usize, f64)> = sums.chunks(pieces).zip(rows).map(fall).collect();
+    let index: Vec<i64> =
+        fallen_on.iter().enumerate().map(|(row, (piece, _))| (row * pieces + piece) as i64).collect();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [b]), &device);
+    let chosen = floats(weights.select(0, index));
+    let token = |(weights, (piece, left)): (&[f32], &(usize, f64))| {
+        let (at, _) = fallen(weights, *left);
+        Some((piece * PIECE + at) as u32)
+    };
+    chosen.chunks(PIECE).zip(&fallen_on).map(token).collect()
+}
+
+/// The place whose weight a point of the cumulated weights falls into, and how far; the last one with a weight for a
+/// point behind all of them.
+fn fallen(weights: &[f32], point: f64) -> (usize, f64) {
+    let (mut left, mut last) = (point, (0, 0.0));
+    for (at, weight) in weights.iter().copied().map(f64::from).enumerate().filter(|(_, weight)| *weight > 0.0)
+    {
+        if left < weight {
+            return (at, left);
+        }
+        left -= weight;
+        last = (at, weight);
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::Seen;
+    use crate::uniform;
+
+    /// Rows of logits as a model's: a few are likely.
+    fn logits(rows: usize, vocabulary: usize, seed: u64) -> Vec<f32> {
+        let draw = |at: usize| uniform(seed, 0, at as u64);
+        (0..rows * vocabulary).map(|at| (draw(at).powi(8) * 14.0 - 3.0 * draw(at + 1)) as f32).collect()
+    }
+
+    #[test]
+    fn tokens_are_those_that_the_host_chooses() {
+        let greedy = Sampling::default();
+        let warm = Sampling::with_temperature(0.8);
+        let samplings = [
+            greedy,
+            Sampling::with_temperature(1.0),
+            Sampling { top_k: Some(7), ..warm },
+            Sampling { top_p: Some(0.9), ..warm },
+            Sampling { min_p: Some(0.05), ..warm },
+            Sampling { top_k: Some(20), top_p: Some(0.7), min_p: Some(0.1), ..warm },
+            Sampling { top_k: Some(100_000), ..warm },
+        ];
+        let (mut asked, mut same) = (0, 0);
+        for (seed, vocabulary) in [(1, 31), (2, 256), (3, 1000), (4, 5003)] {
+            for round in 0..20 {
+                let numbers = logits(samplings.len(), vocabulary, seed + 100 * round);
+                let rows: Vec<(Sampling, f64)> = samplings
+                    .iter()
+                    .enumerate()
+                    .map(|(row, &s)| (s, uniform(seed, row as u64, round)))
+                    .collect();
+                let shape = [samplings.len(), vocabulary];
+                let tensor = Tensor::<2>::from_data(TensorData::new(numbers.clone(), shape), &Device::flex());
+                for (row, found) in choose(tensor, &rows).into_iter().enumerate() {
+                    let mut numbers = numbers[row * vocabulary..][..vocabulary].to_vec();
+                    let expected = rows[row].0.choose(&mut numbers, Seen::default(), rows[row].1);
+                    asked += 1;
+                    same += usize::from(found == Ok(expected));
+                }
+            }
+        }
+        // A draw that falls on a border to within a rounding of f32 may go either way.
+        assert!(same * 1000 >= asked * 995, "{same} of {asked}");
+    }
+
+    #[test]
+    fn a_row_that_is_no_numbers_is_told_apart() {
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let numbers = Tensor::<2>::from_data([[0.0, 1.0, 2.0], [0.0, wrong, 2.0]], &Device::flex());
+            let found =
+                choose(numbers, &[(Sampling::default(), 0.0), (Sampling::with_temperature(1.0), 0.5)]);
+            assert_eq!(found[0], Ok(2));
+            assert!(found[1].is_err());
+        }
+    }
+}
