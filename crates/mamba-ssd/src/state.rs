@@ -80,7 +80,8 @@ impl State {
         self.layers.iter().all(MixerState::is_constant)
     }
 
-    /// Every row `n` times, copies side by side: rows a b become a a b b.
+    /// Every row `n` times, copies side by side: rows a b become a a b b. The key-value cache of an only row is shared until
+    /// a token is appended.
     ///
     /// # Panics
     ///

@@ -9,6 +9,8 @@
 //! is a function of its request and of [`EngineOptions::prefill_chunk`] alone. On the CPU, in f32 and f64, that holds
 //! to the last bit.
 //!
+//! On GPUs tokens are drawn where the logits are (`device_sampling.rs`), unless a row wants penalties or log-probabilities.
+//!
 //! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it.
 
 mod budget;

@@ -204,14 +204,12 @@ pub(super) struct Passing<'a, R> {
 /// g_s = a_1 … a_s        S'_s = S'_{s-1} + b_s ⊗ x_s / g_s        y_s = g_s S'_sᵀ c_s        S = g_4 S'_4
 /// ```
 #[inline(always)]
-pub(super) fn pass<'a, const FUSED: bool, R: Real>(
+pub(super) fn pass<'a, const FUSED: bool, R: Real + 'a>(
     strip: &mut [[R; WIDTH]],
     t: usize,
     token: impl Fn(usize) -> Passing<'a, R>,
     mut each: impl FnMut(usize, &[R; WIDTH]),
-) where
-    R: 'a,
-{
+) {
     let least = R::of(LEAST_DECAY);
     let mut first = 0;
     while first < t {

@@ -74,14 +74,19 @@ impl KvCache {
         Self { k: empty.clone(), v: empty, ..self }
     }
 
-    /// These rows, in this order, any of them several times.
+    /// These rows, in this order, any of them several times. Copies of the only row are views of it, until something is
+    /// appended.
     ///
     /// # Panics
     ///
     /// If there is no such row.
     pub(crate) fn select(self, rows: &[usize], index: &Tensor<1, Int>) -> Self {
         let padding = rows.iter().map(|&row| self.padding[row]).collect();
-        let [k, v] = [self.k, self.v].map(|cached| cached.select(0, index.clone()));
+        let [b, kv, s, d] = self.k.dims();
+        let [k, v] = [self.k, self.v].map(|cached| match b == 1 && s > 0 {
+            true => cached.expand([rows.len(), kv, s, d]),
+            false => cached.select(0, index.clone()),
+        });
         Self { k, v, padding }.trimmed()
     }
 
@@ -143,4 +148,34 @@ fn append(cached: Tensor<4>, more: Tensor<4>) -> Tensor<4> {
         return crate::kernels::append(cached, more);
     }
     Tensor::cat(vec![cached, more], 2)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::backend::Flex;
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    /// From a row of the buffer to the next.
+    fn stride(tensor: &Tensor<4>) -> isize {
+        let primitive = tensor.clone().try_into_primitive::<Flex>().expect("on the CPU");
+        primitive.layout().strides()[0]
+    }
+
+    #[test]
+    fn copies_of_a_row_share_it_until_a_token_comes() {
+        let device = Device::flex();
+        let random = |s| Tensor::<4>::random([1, 2, s, 4], Distribution::Default, &device);
+        let row = KvCache { k: random(5), v: random(5), padding: vec![0] };
+        let rows = [0usize; 3];
+        let index = Tensor::from_data([0i64; 3], &device);
+        let forked = row.clone().select(&rows, &index);
+        assert_eq!((stride(&forked.k), forked.k.dims()), (0, [3, 2, 5, 4]));
+        let token = random(1).expand([3, 2, 1, 4]);
+        let longer = forked.append(token.clone(), token.clone());
+        assert!(stride(&longer.k) > 0);
+        let expected = Tensor::cat(vec![row.k.expand([3, 2, 5, 4]), token], 2);
+        assert_eq!(longer.k.into_data(), expected.into_data());
+    }
 }

@@ -60,6 +60,7 @@ impl<R: Real> Product<'_, R> {
 
     /// Adds what `N` lines contribute to the columns from one to another.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "a place is one of every line")]
     fn band<const FUSED: bool, const N: usize, const W: usize, T: Number<R>>(
         &self,
         weight: Plain<T>,
