@@ -21,9 +21,17 @@ const HALVINGS: usize = 30;
 /// Logits so far below the largest, over the temperature, that no draw can meet them.
 const LOWEST: f32 = -60.0;
 
-/// A token for each row of `logits [b v]`, by its sampling and the number in [0, 1) that decides its draw; or what is
+/// What decides a row's token besides its logits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Draw {
+    pub sampling: Sampling,
+    /// In [0, 1).
+    pub unit: f64,
+}
+
+/// A token for each row of `logits [b v]`, by its draw; or what is
 /// wrong with the row. Penalties are not looked at.
-pub(crate) fn choose(logits: Tensor<2>, rows: &[(Sampling, f64)]) -> Vec<Result<u32, String>> {
+pub(crate) fn choose(logits: Tensor<2>, rows: &[Draw]) -> Vec<Result<u32, String>> {
     let logits = logits.cast(burn::tensor::DType::F32);
     let device = logits.device();
     let [b, vocabulary] = logits.dims();
@@ -32,42 +40,41 @@ pub(crate) fn choose(logits: Tensor<2>, rows: &[(Sampling, f64)]) -> Vec<Result<
     let sums = logits.clone().sum_dim(1);
     let known = floats(Tensor::cat(vec![likeliest.float().cast(burn::tensor::DType::F32), sums], 1));
     let known: Vec<[f32; 2]> = known.chunks(2).map(|row| [row[0], row[1]]).collect();
-    let drawn = match rows.iter().all(|(sampling, _)| sampling.temperature <= 0.0) {
+    let drawn = match rows.iter().all(|row| row.sampling.temperature <= 0.0) {
         true => vec![None; b],
         false => draw(weights(logits - largest, rows, &device), rows, vocabulary),
     };
-    let row = |(([likeliest, sum], drawn), (sampling, _)): (([f32; 2], Option<u32>), &(Sampling, f64))| {
+    let chosen = known.into_iter().zip(drawn).zip(rows).map(|(([likeliest, sum], drawn), row)| {
         if !sum.is_finite() {
             return Err("a logit is not a number, or infinite".into());
         }
-        let token = drawn.filter(|_| sampling.temperature > 0.0).unwrap_or(likeliest as u32);
-        Ok(token)
-    };
-    known.into_iter().zip(drawn).zip(rows).map(row).collect()
+        Ok(drawn.filter(|_| row.sampling.temperature > 0.0).unwrap_or(likeliest as u32))
+    });
+    chosen.collect()
 }
 
 /// Unnormalised probabilities of what is kept, and 0 for the rest, of logits below their largest `[b v]`.
-fn weights(below: Tensor<2>, rows: &[(Sampling, f64)], device: &Device) -> Tensor<2> {
+fn weights(below: Tensor<2>, rows: &[Draw], device: &Device) -> Tensor<2> {
     let [_, vocabulary] = below.dims();
     let column = |number: &dyn Fn(&Sampling) -> f32| {
-        let numbers: Vec<f32> = rows.iter().map(|(sampling, _)| number(sampling)).collect();
+        let numbers: Vec<f32> = rows.iter().map(|row| number(&row.sampling)).collect();
         Tensor::<2>::from_data(TensorData::new(numbers, [rows.len(), 1]), device)
     };
     let temperature = column(&|sampling| if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 });
     let scaled = (below / temperature).clamp_min(LOWEST);
     let mut kept = scaled.clone().exp();
-    if rows.iter().any(|(sampling, _)| sampling.top_k.is_some()) {
+    if rows.iter().any(|row| row.sampling.top_k.is_some()) {
         let most = column(&|sampling| sampling.top_k.unwrap_or(vocabulary).min(vocabulary) as f32);
         let threshold = threshold(&scaled, &Tensor::ones_like(&kept), most);
         kept = above(kept, &scaled, threshold);
     }
-    if rows.iter().any(|(sampling, _)| sampling.top_p.is_some()) {
+    if rows.iter().any(|row| row.sampling.top_p.is_some()) {
         let share = column(&|sampling| sampling.top_p.unwrap_or(1.0));
         let total = kept.clone().sum_dim(1);
         let threshold = threshold(&scaled, &kept, total * share);
         kept = above(kept, &scaled, threshold);
     }
-    if rows.iter().any(|(sampling, _)| sampling.min_p.is_some()) {
+    if rows.iter().any(|row| row.sampling.min_p.is_some()) {
         let least = column(&|sampling| sampling.min_p.map_or(LOWEST, f32::ln));
         kept = above(kept, &scaled, least);
     }
@@ -93,7 +100,7 @@ fn above(weights: Tensor<2>, x: &Tensor<2>, threshold: Tensor<2>) -> Tensor<2> {
 }
 
 /// The token of each row that its draw falls on.
-fn draw(weights: Tensor<2>, rows: &[(Sampling, f64)], vocabulary: usize) -> Vec<Option<u32>> {
+fn draw(weights: Tensor<2>, rows: &[Draw], vocabulary: usize) -> Vec<Option<u32>> {
     let (device, b) = (weights.device(), rows.len());
     let missing = vocabulary.next_multiple_of(PIECE) - vocabulary;
     let weights = match missing {
@@ -103,9 +110,9 @@ fn draw(weights: Tensor<2>, rows: &[(Sampling, f64)], vocabulary: usize) -> Vec<
     let pieces = (vocabulary + missing) / PIECE;
     let weights = weights.reshape([b * pieces, PIECE]);
     let sums = floats(weights.clone().sum_dim(1).reshape([b, pieces]));
-    let fall = |(sums, (_, unit)): (&[f32], &(Sampling, f64))| {
+    let fall = |(sums, row): (&[f32], &Draw)| {
         let total: f64 = sums.iter().copied().map(f64::from).sum();
-        fallen(sums, unit * total)
+        fallen(sums, row.unit * total)
     };
     let fallen_on: Vec<(usize, f64)> = sums.chunks(pieces).zip(rows).map(fall).collect();
     let index: Vec<i64> =
@@ -163,16 +170,16 @@ mod tests {
         for (seed, vocabulary) in [(1, 31), (2, 256), (3, 1000), (4, 5003)] {
             for round in 0..20 {
                 let numbers = logits(samplings.len(), vocabulary, seed + 100 * round);
-                let rows: Vec<(Sampling, f64)> = samplings
+                let rows: Vec<Draw> = samplings
                     .iter()
                     .enumerate()
-                    .map(|(row, &s)| (s, uniform(seed, row as u64, round)))
+                    .map(|(row, &s)| Draw { sampling: s, unit: uniform(seed, row as u64, round) })
                     .collect();
                 let shape = [samplings.len(), vocabulary];
                 let tensor = Tensor::<2>::from_data(TensorData::new(numbers.clone(), shape), &Device::flex());
                 for (row, found) in choose(tensor, &rows).into_iter().enumerate() {
                     let mut numbers = numbers[row * vocabulary..][..vocabulary].to_vec();
-                    let expected = rows[row].0.choose(&mut numbers, Seen::default(), rows[row].1);
+                    let expected = rows[row].sampling.choose(&mut numbers, Seen::default(), rows[row].unit);
                     asked += 1;
                     same += usize::from(found == Ok(expected));
                 }
@@ -184,10 +191,11 @@ mod tests {
 
     #[test]
     fn a_row_that_is_no_numbers_is_told_apart() {
+        let samplings = [Sampling::default(), Sampling::with_temperature(1.0)];
+        let draws = samplings.map(|sampling| Draw { sampling, unit: 0.5 });
         for wrong in [f32::NAN, f32::INFINITY] {
             let numbers = Tensor::<2>::from_data([[0.0, 1.0, 2.0], [0.0, wrong, 2.0]], &Device::flex());
-            let found =
-                choose(numbers, &[(Sampling::default(), 0.0), (Sampling::with_temperature(1.0), 0.5)]);
+            let found = choose(numbers, &draws);
             assert_eq!(found[0], Ok(2));
             assert!(found[1].is_err());
         }

@@ -30,7 +30,8 @@ pub(crate) use request::check_prompt;
 pub use request::{Completion, Event, Finish, Request, RequestError, SampleId};
 use row::{Job, Row};
 
-use crate::{Sampling, Tokenizer, device_sampling};
+use crate::Tokenizer;
+use crate::device_sampling::{self, Draw};
 
 /// How an engine runs its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -367,7 +368,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
     fn choose(&mut self, logits: Tensor<2>) -> Vec<(Vec<Event>, Option<Finish>)> {
         let tokenizer = self.tokenizer;
         if !computes_on_host(&self.device) && self.rows.iter().all(Row::draws_by_itself) {
-            let draws: Vec<(Sampling, f64)> = self.rows.iter().map(Row::draw).collect();
+            let draws: Vec<Draw> = self.rows.iter().map(Row::draw).collect();
             let tokens = device_sampling::choose(logits, &draws);
             let take = |(row, token): (&mut Row, Result<u32, String>)| {
                 let mut events = Vec::new();

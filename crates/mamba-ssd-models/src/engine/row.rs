@@ -5,9 +5,10 @@ use std::sync::Arc;
 use mamba_ssd::State;
 
 use super::{Completion, Event, Finish, Request, SampleId};
+use crate::device_sampling::Draw;
 use crate::sampling::{Seen, log_probability, wrong_logit};
 use crate::text_stream::{StopStrings, TextStream};
-use crate::{Sampling, Tokenizer, uniform};
+use crate::{Tokenizer, uniform};
 
 /// A request with its number.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Row {
         if let Some(wrong) = wrong_logit(logits) {
             return self.take(Err(wrong), None, tokenizer, events);
         }
-        let (sampling, unit) = self.draw();
+        let Draw { sampling, unit } = self.draw();
         let raw = self.job.request.log_probabilities.then(|| logits.to_vec());
         let seen = Seen { prompt: &self.job.request.prompt, new: &self.tokens };
         let token = sampling.choose(logits, seen, unit);
@@ -83,10 +84,10 @@ impl Row {
     }
 
     /// How its next token is chosen, and the number that decides a draw.
-    pub fn draw(&self) -> (Sampling, f64) {
+    pub fn draw(&self) -> Draw {
         let Request { sampling, seed, first_stream, .. } = &self.job.request;
         let stream = first_stream.wrapping_add(self.sample as u64);
-        (*sampling, uniform(*seed, stream, self.tokens.len() as u64))
+        Draw { sampling: *sampling, unit: uniform(*seed, stream, self.tokens.len() as u64) }
     }
 
     /// Takes the chosen token, or why there is none; tells what ended it, if anything did.
