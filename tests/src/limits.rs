@@ -26,7 +26,7 @@ pub struct Errors {
 
 /// Limits by backend, evaluation and dtype: ten times the measured error, or ten units of rounding of
 /// the dtype that states are kept in where less was measured. `chunk_scan` without a number stands for
-/// any chunk size.
+/// any chunk size, and its limits are those of the three sizes with a row of their own where it met more.
 #[rustfmt::skip] // a table
 pub const LIMITS: &[(&str, &str, DType, Errors)] = &[
     ("flex", "matrix", DType::F64, Errors { y: 5.3e-15, state: 3.7e-15, gradient: 1.4e-14 }),
@@ -37,9 +37,9 @@ pub const LIMITS: &[(&str, &str, DType, Errors)] = &[
     ("flex", "scan", DType::F64, Errors { y: 4.1e-15, state: 1.1e-15, gradient: 1.2e-14 }),
     ("flex", "chunk_scan", DType::F64, Errors { y: 5.3e-15, state: 3.8e-15, gradient: 1.4e-14 }),
     ("flex", "matrix", DType::F32, Errors { y: 2.1e-6, state: 1.0e-6, gradient: 3.3e-6 }),
-    ("flex", "chunk_scan_16", DType::F32, Errors { y: 2.1e-6, state: 8.6e-7, gradient: 2.1e-6 }),
-    ("flex", "chunk_scan_64", DType::F32, Errors { y: 2.1e-6, state: 1.0e-6, gradient: 2.4e-6 }),
-    ("flex", "chunk_scan_128", DType::F32, Errors { y: 2.1e-6, state: 1.1e-6, gradient: 2.9e-6 }),
+    ("flex", "chunk_scan_16", DType::F32, Errors { y: 2.1e-6, state: 1.1e-6, gradient: 3.3e-6 }),
+    ("flex", "chunk_scan_64", DType::F32, Errors { y: 2.1e-6, state: 1.1e-6, gradient: 3.3e-6 }),
+    ("flex", "chunk_scan_128", DType::F32, Errors { y: 2.1e-6, state: 1.1e-6, gradient: 3.3e-6 }),
     ("flex", "recurrent", DType::F32, Errors { y: 2.4e-6, state: 1.5e-6, gradient: 4.4e-6 }),
     ("flex", "scan", DType::F32, Errors { y: 2.1e-6, state: 1.5e-6, gradient: 2.9e-6 }),
     ("flex", "chunk_scan", DType::F32, Errors { y: 2.1e-6, state: 1.1e-6, gradient: 3.3e-6 }),
