@@ -197,7 +197,7 @@ pub(super) struct Passing<'a, R> {
 /// Takes `t` tokens through a strip of the transposed state, and shows `each` of them what it reads there:
 /// `S ← decay S + b ⊗ x`, then `Sᵀ c`.
 ///
-/// Four tokens pass at a time, so that the strip is read and written once for them, and in units of their decays so
+/// What a token reads does not depend on those behind it, not in the last bit. Four tokens pass at a time, so that the strip is read and written once for them, and in units of their decays so
 /// far: what a number of the state takes for each is then two operations instead of three.
 ///
 /// ```text
@@ -210,28 +210,71 @@ pub(super) fn pass<'a, const FUSED: bool, R: Real + 'a>(
     token: impl Fn(usize) -> Passing<'a, R>,
     mut each: impl FnMut(usize, &[R; WIDTH]),
 ) {
-    let least = R::of(LEAST_DECAY);
     let mut first = 0;
-    while first < t {
-        if first + 4 <= t {
-            let four = [token(first), token(first + 1), token(first + 2), token(first + 3)];
-            let [a0, a1, a2, a3] = [four[0].decay, four[1].decay, four[2].decay, four[3].decay];
-            let decays = [a0, a0 * a1, a0 * a1 * a2, a0 * a1 * a2 * a3];
-            if decays.iter().all(|decay| *decay >= least && *decay <= R::ONE) {
-                for (i, read) in four_through::<FUSED, R>(strip, four, decays).iter().enumerate() {
-                    each(first + i, read);
-                }
-            } else {
-                for (i, token) in four.iter().enumerate() {
-                    each(first + i, &one_through::<FUSED, R>(strip, token));
-                }
+    while first + 4 <= t {
+        let four = [token(first), token(first + 1), token(first + 2), token(first + 3)];
+        let [a0, a1, a2, a3] = [four[0].decay, four[1].decay, four[2].decay, four[3].decay];
+        let decays = [a0, a0 * a1, a0 * a1 * a2, a0 * a1 * a2 * a3];
+        if decays.iter().all(|decay| can_divide(*decay)) {
+            for (i, read) in four_through::<FUSED, R>(strip, four, decays).iter().enumerate() {
+                each(first + i, read);
             }
-            first += 4;
+        } else {
+            one_by_one::<FUSED, R>(strip, &four, |i, read| each(first + i, read));
+        }
+        first += 4;
+    }
+    let rest: Vec<Passing<R>> = (first..t).map(token).collect();
+    one_by_one::<FUSED, R>(strip, &rest, |i, read| each(first + i, read));
+}
+
+/// Whether what a token adds may be divided by the decay so far.
+#[inline(always)]
+fn can_divide<R: Real>(decay: R) -> bool {
+    decay >= R::of(LEAST_DECAY) && decay <= R::ONE
+}
+
+/// A few tokens one after the other, each in the arithmetic of [`four_through`], so that what a token reads does not
+/// depend on those behind it; where the decay so far cannot be divided by, the strip is brought up to date first.
+#[inline(always)]
+fn one_by_one<const FUSED: bool, R: Real>(
+    strip: &mut [[R; WIDTH]],
+    tokens: &[Passing<R>],
+    mut each: impl FnMut(usize, &[R; WIDTH]),
+) {
+    let mut unit = R::ONE;
+    for (i, token) in tokens.iter().enumerate() {
+        let mut so_far = unit * token.decay;
+        if !can_divide(so_far) {
+            scale(strip, unit);
+            so_far = token.decay;
+        }
+        if !can_divide(so_far) {
+            each(i, &one_through::<FUSED, R>(strip, token));
+            unit = R::ONE;
             continue;
         }
-        each(first, &one_through::<FUSED, R>(strip, &token(first)));
-        first += 1;
+        let mut x = token.x;
+        for x in &mut x {
+            *x = *x / so_far;
+        }
+        let mut y = [R::default(); WIDTH];
+        for ((line, b), c) in strip.iter_mut().zip(token.b).zip(token.c) {
+            for i in 0..WIDTH {
+                line[i] = add::<FUSED, R>(line[i], *b, x[i]);
+                y[i] = add::<FUSED, R>(y[i], *c, line[i]);
+            }
+        }
+        y.iter_mut().for_each(|y| *y *= so_far);
+        each(i, &y);
+        unit = so_far;
     }
+    scale(strip, unit);
+}
+
+#[inline(always)]
+fn scale<R: Real>(strip: &mut [[R; WIDTH]], factor: R) {
+    strip.iter_mut().flatten().for_each(|number| *number *= factor);
 }
 
 #[inline(always)]
