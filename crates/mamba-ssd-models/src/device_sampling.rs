@@ -60,7 +60,9 @@ fn weights(below: Tensor<2>, rows: &[Draw], device: &Device) -> Tensor<2> {
         let numbers: Vec<f32> = rows.iter().map(|row| number(&row.sampling)).collect();
         Tensor::<2>::from_data(TensorData::new(numbers, [rows.len(), 1]), device)
     };
-    let temperature = column(&|sampling| if sampling.temperature > 0.0 { sampling.temperature } else { 1.0 });
+    let temperature = column(&|sampling| {
+        if sampling.temperature > 0.0 { sampling.temperature.max(f32::MIN_POSITIVE) } else { 1.0 }
+    });
     let scaled = (below / temperature).clamp_min(LOWEST);
     let mut kept = scaled.clone().exp();
     if rows.iter().any(|row| row.sampling.top_k.is_some()) {

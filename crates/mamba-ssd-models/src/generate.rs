@@ -3,9 +3,11 @@
 //! The random numbers of a row depend on the seed, the row's stream and the position alone, and rows do not see
 //! each other, so a row's tokens do not depend on its neighbours.
 
-use mamba_ssd::Backbone;
+use burn::tensor::Tensor;
+use mamba_ssd::{Backbone, State};
 
-use crate::{Engine, EngineOptions, Event, Request, Sampling};
+use crate::engine::{check_prompt, ints};
+use crate::{Engine, EngineOptions, Event, Request, RequestError, Sampling};
 
 /// What to generate.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,43 @@ pub fn generate_one<M: Backbone>(
         }
     }
     tokens
+}
+
+/// The state behind a prompt that goes on from another state, prefilled in chunks, without gradients.
+///
+/// # Errors
+///
+/// If the prompt is empty, has a token that the model does not know, or is longer than the positions that its attention
+/// has left.
+///
+/// # Panics
+///
+/// If a chunk has no token.
+pub fn read_prompt<M: Backbone>(
+    model: &M,
+    state: State,
+    prompt: &[u32],
+    chunk: usize,
+) -> Result<State, RequestError> {
+    let positions = model.max_positions().unwrap_or(usize::MAX);
+    check_prompt(prompt, state.columns(), model.vocab_size(), positions)?;
+    Ok(prefill(&model.valid(), state, prompt, chunk).1)
+}
+
+/// What the last layer gives for the last token `[b 1 d]`, and the state behind the prompt.
+pub(crate) fn prefill<M: Backbone>(
+    model: &M,
+    mut state: State,
+    prompt: &[u32],
+    chunk: usize,
+) -> (Option<Tensor<3>>, State) {
+    let device = model.devices().remove(0);
+    let mut last = None;
+    for tokens in prompt.chunks(chunk) {
+        let (hidden, after) = model.prefill_hidden(ints(tokens, &device).unsqueeze(), state);
+        (last, state) = (Some(hidden.narrow(1, tokens.len() - 1, 1)), after);
+    }
+    (last, state)
 }
 
 fn engine<M: Backbone>(model: &M, prompts: &[Vec<u32>], options: &GenerateOptions) -> Engine<'static, M> {

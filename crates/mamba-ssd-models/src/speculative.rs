@@ -19,6 +19,7 @@ use burn::tensor::Device;
 use mamba_ssd::{Backbone, History, State};
 
 use crate::engine::{check_prompt, floats, ints};
+use crate::generate::prefill;
 use crate::sampling::{argmax, wrong_logit};
 use crate::{Finish, RequestError};
 
@@ -172,15 +173,10 @@ impl<M: Backbone> Side<M> {
         let model = model.valid();
         let device = model.devices().remove(0);
         let (state, vocabulary) = (model.init_state(1, &device), model.vocab_size());
-        let mut side = Self { model, device, state, vocabulary };
-        let mut chosen = Ok(0);
-        for tokens in prompt.chunks(chunk) {
-            let (hidden, state) =
-                side.model.prefill_hidden(ints(tokens, &side.device).unsqueeze(), side.state);
-            side.state = state;
-            chosen = choice(&floats(side.model.head(hidden.narrow(1, tokens.len() - 1, 1)).squeeze_dim(1)));
-        }
-        (side, chosen)
+        let (hidden, state) = prefill(&model, state, prompt, chunk);
+        let hidden = hidden.expect("a prompt has a token");
+        let chosen = choice(&floats(model.head(hidden).squeeze_dim(1)));
+        (Self { model, device, state, vocabulary }, chosen)
     }
 
     fn step(&mut self, token: u32) -> Choice {

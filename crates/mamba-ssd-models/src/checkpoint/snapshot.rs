@@ -120,7 +120,7 @@ fn hash_of_values(bytes: &[u8]) -> u64 {
         .fold(fnv1a(&[]), |hash, piece| (hash ^ piece).wrapping_mul(0x0100_0000_01b3).rotate_left(29))
 }
 
-/// [`fnv1a`] of words of eight bytes, eight times as fast.
+/// A hash like [`fnv1a`], of words of eight bytes.
 fn hash_of_words(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let hash = words.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, &word| {

@@ -197,8 +197,9 @@ pub(super) struct Passing<'a, R> {
 /// Takes `t` tokens through a strip of the transposed state, and shows `each` of them what it reads there:
 /// `S ← decay S + b ⊗ x`, then `Sᵀ c`.
 ///
-/// What a token reads does not depend on those behind it, not in the last bit. Four tokens pass at a time, so that the strip is read and written once for them, and in units of their decays so
-/// far: what a number of the state takes for each is then two operations instead of three.
+/// Four tokens pass at a time, so that the strip is read and written once for them, and in units of their decays so far:
+/// what a number of the state takes for each is then two operations instead of three. What a token reads does not depend
+/// on those behind it, not in the last bit.
 ///
 /// ```text
 /// g_s = a_1 … a_s        S'_s = S'_{s-1} + b_s ⊗ x_s / g_s        y_s = g_s S'_sᵀ c_s        S = g_4 S'_4
@@ -277,6 +278,7 @@ fn scale<R: Real>(strip: &mut [[R; WIDTH]], factor: R) {
     strip.iter_mut().flatten().for_each(|number| *number *= factor);
 }
 
+/// Four tokens whose decays so far, from the first of them on, can all be divided by.
 #[inline(always)]
 fn four_through<const FUSED: bool, R: Real>(
     strip: &mut [[R; WIDTH]],
@@ -320,6 +322,7 @@ fn four_through<const FUSED: bool, R: Real>(
     [y0, y1, y2, y3]
 }
 
+/// A token whose own decay cannot be divided by.
 #[inline(always)]
 fn one_through<const FUSED: bool, R: Real>(strip: &mut [[R; WIDTH]], token: &Passing<R>) -> [R; WIDTH] {
     let mut y = [R::default(); WIDTH];

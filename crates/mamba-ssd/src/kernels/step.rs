@@ -163,12 +163,7 @@ impl TokenStep {
     /// If the window or the state is of another batch than `[b ..]`.
     #[cfg(feature = "flex")]
     pub fn run_through(self, [b, t]: [usize; 2]) -> Result<(Tensor<3>, Tensor<3>, Tensor<4>), Box<Self>> {
-        let flex = match self.state.device().as_dispatch() {
-            DispatchDevice::Flex(_) => true,
-            #[allow(unreachable_patterns)] // other backends that a program may compile in
-            _ => false,
-        };
-        if !flex || b * t == 0 || !self.available() {
+        if !crate::computes_on_host(&self.state.device()) || b * t == 0 || !self.available() {
             return Err(Box::new(self));
         }
         let ([rows, w], batches) = (self.projected.dims(), [self.window.dims()[0], self.state.dims()[0]]);

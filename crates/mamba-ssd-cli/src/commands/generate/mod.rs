@@ -11,9 +11,8 @@ use std::time::Instant;
 
 use anyhow::{Result, bail, ensure};
 use burn::module::Module;
-use burn::tensor::{Int, Tensor};
 use mamba_ssd::{Backbone, State};
-use mamba_ssd_models::{Engine, EngineOptions, Event, Finish, Forks, Request, Sampling};
+use mamba_ssd_models::{Engine, EngineOptions, Event, Finish, Forks, Request, Sampling, read_prompt};
 
 use crate::args::GenerateArgs;
 use crate::console::{note, thousands};
@@ -70,25 +69,8 @@ fn save_state(
         bail!("--save-state is for one text, found {count}; give one --prompt");
     };
     let (tokens, model) = (tokens?, &loaded.model);
-    ensure!(!tokens.is_empty(), "the prompt has no token; give it a text to read");
-    let known = model.vocab_size();
-    ensure!(
-        tokens.iter().all(|&token| (token as usize) < known),
-        "the text has a token of {known} or more, which the model does not know; take the tokenizer it was trained with"
-    );
-    let device = model.devices().remove(0);
-    let state = state.unwrap_or_else(|| model.init_state(1, &device));
-    let (read, most) = (state.columns() + tokens.len(), model.max_positions());
-    ensure!(
-        most.is_none_or(|most| read <= most),
-        "the text has {read} tokens, the model's attention at most {} positions; shorten it",
-        most.unwrap_or(read)
-    );
-    let state = tokens.chunks(args.prefill_chunk).fold(state, |state, chunk| {
-        let chunk: Vec<i64> = chunk.iter().map(|&token| i64::from(token)).collect();
-        let chunk = Tensor::<1, Int>::from_data(chunk.as_slice(), &device).unsqueeze();
-        model.prefill_hidden(chunk, state).1
-    });
+    let state = state.unwrap_or_else(|| model.init_state(1, &model.devices().remove(0)));
+    let state = read_prompt(model, state, &tokens, args.prefill_chunk)?;
     model.save_state(path, &state)?;
     note(format_args!(
         "read {} tokens; {} bytes of state in {}",

@@ -10,7 +10,7 @@ mod sequence;
 mod stored;
 
 use burn::backend::tensor::{FloatTensor, IntTensor, QuantizedTensor};
-use burn::backend::{Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::quantization::QuantScheme;
 use burn::tensor::{DType, Device, Element, Int, Tensor, TensorData};
 use burn_flex::FlexTensor;
@@ -74,12 +74,7 @@ pub trait TokenOps: Backend {
 
 /// Whether these kernels exist for `device` and what is computed in `dtype`. They have no gradients.
 pub(crate) fn rows_are_independent(device: &Device, dtype: DType) -> bool {
-    let flex = match device.as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[allow(unreachable_patterns)] // other backends that a program may compile in
-        _ => false,
-    };
-    flex && !device.is_autodiff() && matches!(dtype, DType::F32 | DType::F64)
+    crate::computes_on_host(device) && !device.is_autodiff() && matches!(dtype, DType::F32 | DType::F64)
 }
 
 /// `x [m k]` times a weight `[k n]` or, `transposed`, `[n k]`; or both as they were where these kernels do not exist.
