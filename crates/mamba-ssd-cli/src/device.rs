@@ -31,6 +31,14 @@ impl DeviceChoice {
         }
     }
 
+    /// The device `n` places behind this one; the CPU and WebGPU's have no places.
+    pub fn further(self, n: usize) -> Self {
+        match self {
+            Self::Cuda(index) => Self::Cuda(index + n),
+            other => other,
+        }
+    }
+
     /// A device for work that any does.
     ///
     /// # Errors

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 use mamba_ssd::optimize::Squares;
 
 use crate::error::MohawkError;
+use crate::loss::widen;
 use crate::parameters;
+use crate::replica::Replica;
 
 /// The sum of several backward passes, by parameter path, flattened.
 ///
@@ -26,6 +28,42 @@ impl GradientSum {
             };
             self.0.insert(path, sum);
         }
+    }
+
+    /// The sum over all replicas, in f32 or wider, rounded once where a gradient is in half precision.
+    ///
+    /// # Errors
+    ///
+    /// If a replica is gone.
+    pub fn sum_over(self, replica: &Replica) -> Result<Self, MohawkError> {
+        if replica.is_alone() {
+            return Ok(self);
+        }
+        let mut sums = BTreeMap::new();
+        for (dtype, gradients) in self.by_dtype() {
+            let parts = gradients.iter().map(|(_, gradient)| widen(gradient.clone()));
+            let sum = replica.sum(Tensor::cat(parts.collect(), 0))?;
+            let mut at = 0;
+            for (path, gradient) in gradients {
+                let length = gradient.dims()[0];
+                sums.insert(path, sum.clone().narrow(0, at, length).cast(dtype));
+                at += length;
+            }
+        }
+        Ok(Self(sums))
+    }
+
+    /// The gradients of each dtype, always in the same order.
+    fn by_dtype(self) -> Vec<(DType, Vec<(String, Tensor<1>)>)> {
+        let mut groups: Vec<(DType, Vec<_>)> = Vec::new();
+        for (path, gradient) in self.0 {
+            let dtype = gradient.dtype();
+            match groups.iter_mut().find(|(of, _)| *of == dtype) {
+                Some((_, group)) => group.push((path, gradient)),
+                None => groups.push((dtype, vec![(path, gradient)])),
+            }
+        }
+        groups
     }
 
     /// Moves the gradient of a parameter out.

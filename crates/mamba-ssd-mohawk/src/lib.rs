@@ -32,8 +32,9 @@
 //! }
 //! ```
 //!
-//! Left out: gradient checkpointing across layers, several devices, a second teacher.
+//! Left out: a second teacher.
 
+mod backward;
 mod checkpoint;
 pub mod data;
 mod error;
@@ -44,8 +45,10 @@ mod metrics;
 mod observer;
 mod optim;
 mod parameters;
+mod predictions;
 mod preflight;
 pub mod recipe;
+mod replica;
 mod schedule;
 pub mod stage;
 mod train;

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use mamba_ssd::optimize::{AdamWRates, AdamWState, adamw};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,21 @@ impl AdamW {
 
     pub(crate) fn restore(config: AdamWConfig, steps: usize, states: BTreeMap<String, AdamWState>) -> Self {
         Self { config, steps, states }
+    }
+
+    /// The same with its state on another device.
+    pub fn to_device(&self, device: &Device) -> Self {
+        let moved = |(path, state): (&String, &AdamWState)| {
+            let AdamWState { master, first, second } = state.clone();
+            let move_one = |tensor: Tensor<1>| tensor.to_device(device);
+            let state = AdamWState {
+                master: master.map(move_one),
+                first: move_one(first),
+                second: move_one(second),
+            };
+            (path.clone(), state)
+        };
+        Self { states: self.states.iter().map(moved).collect(), ..*self }
     }
 
     /// Number of steps taken.

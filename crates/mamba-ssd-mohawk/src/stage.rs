@@ -11,12 +11,10 @@ use burn::tensor::Tensor;
 use mamba_ssd::Backbone;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Batch;
-use crate::loss::{
-    Divergence, Reduction, cross_entropy_hard, divergence_loss, hidden_alignment,
-    matrix_orientation_by_blocks,
-};
+use crate::data::{Batch, Counts};
+use crate::loss::{hidden_alignment, matrix_orientation_by_blocks};
 use crate::parameters;
+pub use crate::predictions::LogitsLoss;
 
 /// The names of the stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,15 +74,8 @@ pub enum Objective {
     Matrices,
     /// Σ over layers of [`hidden_alignment`].
     Hidden(HiddenTarget),
-    /// (1 − w) · divergence + w · cross entropy against the data.
-    Logits {
-        /// The divergence from the teacher.
-        divergence: Divergence,
-        /// Its temperature.
-        temperature: f64,
-        /// w in [0, 1]; with 1 the teacher is not asked.
-        hard_label_weight: f64,
-    },
+    /// [`LogitsLoss`].
+    Logits(LogitsLoss),
 }
 
 impl Objective {
@@ -93,21 +84,22 @@ impl Objective {
         match self {
             Self::Matrices => StageKind::Matrices,
             Self::Hidden(_) => StageKind::Hidden,
-            Self::Logits { .. } => StageKind::Logits,
+            Self::Logits(_) => StageKind::Logits,
         }
     }
 
-    /// The number of things a batch's loss is the mean of: what it weighs among micro-batches.
-    pub fn weight(&self, batch: &Batch) -> usize {
+    /// The number of things that a batch's term is the mean of: what it weighs among micro-batches. The term is that of a
+    /// layer, or of the whole model.
+    pub fn weight(&self, counts: Counts, layer: Option<usize>) -> usize {
         match self {
-            Self::Matrices => batch.tokens.dims()[0],
-            Self::Hidden(_) => batch.present_count,
-            Self::Logits { .. } => batch.targets_count,
+            Self::Matrices => counts.rows,
+            Self::Logits(_) if layer.is_none() => counts.targets,
+            Self::Hidden(_) | Self::Logits(_) => counts.present,
         }
     }
 
     /// Hands every independent term of the loss `[1]` to `sink`, with the layer it belongs to:
-    /// one per mixer layer in stages 1 and 2, a single one without a layer in stage 3.
+    /// one per mixer layer in stages 1 and 2, and in stage 3 one without a layer, before those of layers if there are any.
     ///
     /// # Panics
     ///
@@ -123,9 +115,10 @@ impl Objective {
             Self::Matrices => matrices(teacher, student, batch, sink),
             Self::Hidden(HiddenTarget::Block) => blocks(teacher, student, batch, sink),
             Self::Hidden(HiddenTarget::Mixer) => mixers(teacher, student, batch, sink),
-            Self::Logits { divergence, temperature, hard_label_weight } => {
-                let soft = SoftLabels { divergence, temperature };
-                logits(teacher, student, batch, (soft, hard_label_weight), sink);
+            Self::Logits(loss) => {
+                let mut sink = sink;
+                sink(None, loss.of_whole(teacher, student, batch));
+                loss.for_each_mixer(teacher, student, batch, sink);
             }
         }
     }
@@ -211,7 +204,7 @@ fn blocks<T: Backbone, S: Backbone>(
 }
 
 /// Stage 2 on the mixers alone.
-fn mixers<T: Backbone, S: Backbone>(
+pub(crate) fn mixers<T: Backbone, S: Backbone>(
     teacher: &T,
     student: &S,
     batch: &Batch,
@@ -223,35 +216,4 @@ fn mixers<T: Backbone, S: Backbone>(
         let output = student.mixer_output(layer, hidden, segments);
         sink(Some(layer), hidden_alignment(output, target, batch.present.as_ref()));
     });
-}
-
-#[derive(Clone, Copy)]
-struct SoftLabels {
-    divergence: Divergence,
-    temperature: f64,
-}
-
-/// Stage 3.
-fn logits<T: Backbone, S: Backbone>(
-    teacher: &T,
-    student: &S,
-    batch: &Batch,
-    (soft, hard): (SoftLabels, f64),
-    mut sink: impl FnMut(Option<usize>, Tensor<1>),
-) {
-    let segments = batch.segments.as_ref();
-    let mask = batch.mask.as_ref();
-    let logits = student.forward(batch.tokens.clone(), segments);
-    let mean = Reduction::TokenMean;
-    let of_data = |logits| cross_entropy_hard(logits, batch.targets.clone(), mask, mean);
-    let of_teacher = |logits| {
-        let target = teacher.forward(batch.tokens.clone(), segments);
-        divergence_loss(soft.divergence, logits, target, soft.temperature, mask, mean)
-    };
-    let loss = match hard {
-        0.0 => of_teacher(logits),
-        1.0 => of_data(logits),
-        hard => of_teacher(logits.clone()) * (1.0 - hard) + of_data(logits) * hard,
-    };
-    sink(None, loss);
 }

@@ -2,25 +2,29 @@
 //!
 //! For each stage, for each step: batches; the stage's terms, each with its own backward pass; one
 //! look at all losses and gradient norms; clip; AdamW; a line of metrics. The optimiser starts
-//! afresh in every stage. The teacher is frozen and lives on the student's autodiff device.
+//! afresh in every stage. The teacher is frozen and lives on the student's autodiff device. With several
+//! devices every one of them runs this loop on its part of the batches ([`replica`](crate::replica)).
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use mamba_ssd::Backbone;
 
 use crate::checkpoint::{self, CHECKPOINT, Identity, Progress};
-use crate::data::{Batch, Dataset, Loader};
+use crate::backward::Pass;
+use crate::data::{Dataset, Loader};
 use crate::error::MohawkError;
-use crate::gradients::{GradientSum, Place, Reading, Squared};
+use crate::gradients::{Place, Reading};
 use crate::metrics::Metrics;
 use crate::observer::{Observer, StageInfo, StageReport, StepReport};
 use crate::optim::AdamW;
 use crate::parameters::train_only;
 use crate::recipe::{Recipe, StageRecipe};
-use crate::stage::{Objective, mixer_layers};
+use crate::replica::Replica;
+use crate::stage::mixer_layers;
 
 /// Name of the metrics in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
@@ -36,6 +40,7 @@ pub struct Distillation<'a, T, S> {
     progress: Progress,
     folder: Option<PathBuf>,
     resumed: bool,
+    devices: Vec<Device>,
 }
 
 /// How a run ended.
@@ -61,7 +66,27 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
             progress: Progress::default(),
             folder: None,
             resumed: false,
+            devices: Vec::new(),
         }
+    }
+
+    /// Trains on these further autodiff devices, too: each takes an equal part of every micro-batch. The result is that of
+    /// one device up to rounding, and a run may be resumed on another number of them. The CPU may be named several times.
+    ///
+    /// # Errors
+    ///
+    /// If the rows of a micro-batch do not divide among the devices.
+    pub fn and_on(mut self, devices: &[Device]) -> Result<Self, MohawkError> {
+        let replicas = 1 + devices.len();
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            if !stage.micro_batch().is_multiple_of(replicas) {
+                let (stage, rows) = (index + 1, stage.micro_batch());
+                let found = format!("stage {stage}: {rows} sequences (batch over accumulation) on {replicas} devices");
+                return Err(MohawkError::Preflight(format!("{found}, expected a number that they divide")));
+            }
+        }
+        self.devices = devices.to_vec();
+        Ok(self)
     }
 
     /// Writes metrics and checkpoints into `folder`, which exists.
@@ -117,34 +142,42 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
     pub fn run<O: Observer<S>>(self, observer: &mut O) -> Result<Outcome<S>, MohawkError> {
         let device = self.student.devices().swap_remove(0);
         assert!(device.is_autodiff(), "the student's device has no autodiff");
-        let journal = Journal::open(&self)?;
-        let mut run = Run {
+        let mut journal = Journal::open(&self)?;
+        if let Some(journal) = journal.as_mut().filter(|_| !self.resumed) {
+            // A run killed before its first step resumes from the very student it began with.
+            journal.save(&self.progress, &self.student, &self.optimizer)?;
+        }
+        let devices: Vec<Device> = [device].into_iter().chain(self.devices).collect();
+        let mut others = Replica::team(&devices);
+        let first = others.remove(0);
+        let run = |replica, journal| Run {
             recipe: self.recipe,
             data: self.data,
-            teacher: self.teacher,
-            optimizer: self.optimizer,
-            progress: self.progress,
+            teacher: self.teacher.clone(),
+            optimizer: self.optimizer.clone(),
+            progress: self.progress.clone(),
             journal,
-            device,
+            replica,
         };
-        let mut student = self.student;
-        if let Some(journal) = run.journal.as_mut().filter(|_| !self.resumed) {
-            // A run killed before its first step resumes from the very student it began with.
-            journal.save(&run.progress, &student, &run.optimizer)?;
-        }
-        while run.progress.stage < run.recipe.stages.len() {
-            let (next, flow) = run.stage(student, observer)?;
-            student = next;
-            if flow.is_break() {
-                break;
+        let student = || self.student.clone();
+        thread::scope(|scope| {
+            let beside = |replica| {
+                let (run, student) = (run(replica, None), student());
+                scope.spawn(move || run.on_its_device(student, |run, student| run.stages(student, &mut ())).map(drop))
+            };
+            let threads: Vec<_> = others.into_iter().map(beside).collect();
+            let outcome = run(first, journal).stages(student(), observer);
+            for thread in threads {
+                if let Err(panic) = thread.join() {
+                    std::panic::resume_unwind(panic); // why the others stopped
+                }
             }
-        }
-        let finished = run.progress.stage == run.recipe.stages.len();
-        Ok(Outcome { student, stages: run.progress.completed, finished })
+            outcome
+        })
     }
 }
 
-/// A run in progress. The student travels by value: every step makes a new one.
+/// A run in progress, as one device sees it. The student travels by value: every step makes a new one.
 struct Run<'a, T> {
     recipe: &'a Recipe,
     data: &'a Dataset,
@@ -152,10 +185,36 @@ struct Run<'a, T> {
     optimizer: AdamW,
     progress: Progress,
     journal: Option<Journal>,
-    device: Device,
+    replica: Replica,
 }
 
 impl<T: Backbone> Run<'_, T> {
+    /// The same after all that is needed was copied to the replica's device.
+    fn on_its_device<S: Backbone, R>(mut self, student: S, go: impl FnOnce(Self, S) -> R) -> R {
+        let device = self.replica.device().clone();
+        self.teacher = self.teacher.fork(&device);
+        self.optimizer = self.optimizer.to_device(&device.clone().inner());
+        let student = student.fork(&device);
+        go(self, student)
+    }
+
+    /// Runs the stages that are left.
+    fn stages<S: Backbone, O: Observer<S>>(
+        mut self,
+        mut student: S,
+        observer: &mut O,
+    ) -> Result<Outcome<S>, MohawkError> {
+        while self.progress.stage < self.recipe.stages.len() {
+            let (next, flow) = self.stage(student, observer)?;
+            student = next;
+            if flow.is_break() {
+                break;
+            }
+        }
+        let finished = self.progress.stage == self.recipe.stages.len();
+        Ok(Outcome { student, stages: self.progress.completed, finished })
+    }
+
     /// Runs the current stage from the current step on.
     fn stage<S: Backbone, O: Observer<S>>(
         &mut self,
@@ -174,8 +233,8 @@ impl<T: Backbone> Run<'_, T> {
             let flow = observer.on_step(&report);
             let finished = self.progress.step == stage.steps();
             self.record(&report, &student, observer, finished || flow.is_break())?;
-            if flow.is_break() {
-                return Ok((student, flow));
+            if self.replica.agree(flow.is_break())? {
+                return Ok((student, ControlFlow::Break(())));
             }
         }
         self.end_stage(stage, &student, observer)?;
@@ -202,10 +261,12 @@ impl<T: Backbone> Run<'_, T> {
         loader: &mut Loader<'_>,
     ) -> Result<(S, StepReport), MohawkError> {
         let started = Instant::now();
-        let batches: Vec<Batch> =
-            (0..stage.accumulation).map(|_| loader.next_batch(stage.micro_batch(), &self.device)).collect();
-        let objective = stage.objective();
-        let (terms, gradients) = backward(&objective, &self.teacher, &student, &batches);
+        let (rows, device) = (stage.micro_batch(), self.replica.device());
+        let part = self.replica.part(rows);
+        let batches = (0..stage.accumulation).map(|_| loader.next_part(rows, part.clone(), device)).collect();
+        let pass = Pass { objective: stage.objective(), checkpointing: stage.checkpointing };
+        let (terms, gradients) = pass.backward(&self.teacher, &student, batches);
+        let (terms, gradients) = (terms.sum_over(&self.replica)?, gradients.sum_over(&self.replica)?);
         let host_seconds = started.elapsed().as_secs_f64();
         let place = Place { stage: self.progress.stage + 1, step: self.progress.step + 1 };
         let lr = stage.schedule().lr(self.progress.step);
@@ -254,7 +315,7 @@ impl<T: Backbone> Run<'_, T> {
             seconds,
             host_seconds,
             tokens_per_second: stage.tokens_per_step() as f64 / seconds,
-            device_bytes: self.device.memory_pool_usage().map(|usage| usage.bytes_reserved),
+            device_bytes: self.replica.device().memory_pool_usage().map(|usage| usage.bytes_reserved),
         }
     }
 
@@ -346,58 +407,5 @@ impl Journal {
         checkpoint::save(&self.path, &self.identity, progress, student, optimizer)?;
         self.saved = Instant::now();
         Ok(())
-    }
-}
-
-/// The weighted terms of a step's loss, still on the device, and the layers they belong to.
-#[derive(Default)]
-struct Terms {
-    layers: Vec<Option<usize>>,
-    values: Vec<Tensor<1>>,
-}
-
-/// Every term's backward pass over all micro-batches. A micro-batch weighs its share of the step:
-/// the result is the mean over all of them, however the tokens are split.
-fn backward<T: Backbone, S: Backbone>(
-    objective: &Objective,
-    teacher: &T,
-    student: &S,
-    batches: &[Batch],
-) -> (Terms, GradientSum) {
-    let total: usize = batches.iter().map(|batch| objective.weight(batch)).sum();
-    let mut terms = Terms::default();
-    let mut gradients = GradientSum::default();
-    for batch in batches {
-        let share = objective.weight(batch) as f64 / total.max(1) as f64;
-        objective.for_each_term(teacher, student, batch, |layer, term| {
-            let term = term.mul_scalar(share);
-            gradients.add(student, term.backward());
-            terms.layers.push(layer);
-            terms.values.push(term.inner());
-        });
-    }
-    (terms, gradients)
-}
-
-impl Terms {
-    fn read(&self, gradients: &Squared, place: Place) -> Result<Reading, MohawkError> {
-        Reading::take(self.values.clone(), gradients, place, |term| match self.layers[term] {
-            Some(layer) => format!("the loss of layer {layer}"),
-            None => "the loss".to_string(),
-        })
-    }
-
-    /// The loss of each layer; empty where the loss has no layers.
-    fn by_layer(&self, reading: &Reading, n_layers: usize) -> Vec<Option<f64>> {
-        if self.layers.iter().all(Option::is_none) {
-            return Vec::new();
-        }
-        let mut layers = vec![None; n_layers];
-        for (layer, term) in self.layers.iter().zip(&reading.terms) {
-            if let Some(layer) = layer {
-                *layers[*layer].get_or_insert(0.0) += term;
-            }
-        }
-        layers
     }
 }

@@ -6,11 +6,11 @@ use std::ops::ControlFlow;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use common::{Tiny, changed, dataset, device, in_f64, recipe, student, teacher};
+use common::{Tiny, changed, dataset, device, in_f64, recipe, student, teacher, worst_difference};
 use mamba_ssd::Backbone;
 use mamba_ssd_mohawk::data::{Batch, Cursor, Loader};
 use mamba_ssd_mohawk::loss::{Divergence, hidden_alignment, matrix_orientation};
-use mamba_ssd_mohawk::stage::{HiddenTarget, Objective, mixer_layers};
+use mamba_ssd_mohawk::stage::{HiddenTarget, LogitsLoss, Objective, mixer_layers};
 use mamba_ssd_mohawk::{Distillation, Observer, StepReport};
 
 const MATRICES: &str = "kind = \"matrices\"\ntokens = 1\nlr = 1e-2\nbatch = 4\nseq_len = 16";
@@ -72,8 +72,7 @@ fn stages_one_and_two_feed_every_layer_the_teachers_hidden_state() {
 #[test]
 fn a_student_that_is_the_teacher_has_no_loss() {
     let teacher = in_f64(teacher(1)).no_grad();
-    let logits =
-        Objective::Logits { divergence: Divergence::ForwardKl, temperature: 1.0, hard_label_weight: 0.0 };
+    let logits = Objective::Logits(LogitsLoss { divergence: Divergence::ForwardKl, ..LogitsLoss::default() });
     let (loss, _) = logits.loss(&teacher, &teacher.clone(), &batch());
     assert!(scalar(&loss).abs() < 1e-12, "{}", scalar(&loss));
 }
@@ -197,16 +196,29 @@ fn accumulated_micro_batches_equal_one_large_batch() {
     }
 }
 
-fn worst_difference(a: &Tiny, b: &Tiny) -> f64 {
-    let read = |bytes: &[u8]| -> Vec<f64> {
-        let numbers = bytes.chunks_exact(8);
-        numbers.map(|n| f64::from_le_bytes(n.try_into().expect("eight bytes"))).collect()
-    };
-    let pairs = common::weights(a).into_iter().zip(common::weights(b));
-    pairs
-        .flat_map(|((_, a), (_, b))| read(&a).into_iter().zip(read(&b)).collect::<Vec<_>>())
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f64::max)
+#[test]
+fn checkpointing_changes_no_gradient() {
+    let more = ["", "hard_label_weight = 0.4", "hard_label_weight = 1.0", "trainable = \"mixers\"", "mixer_weight = 0.2\naccumulation = 2"];
+    for more in more {
+        let teacher = in_f64(teacher(1));
+        let student = in_f64(student(&teacher, &[1, 2], 2));
+        let run = |checkpointing: bool| {
+            let text = LOGITS.replace("tokens = 1\n", "tokens = 128\n");
+            let recipe = recipe(&[&format!("{text}\n{more}\ncheckpointing = {checkpointing}")]);
+            let (mut record, data) = (Record::default(), dataset());
+            let run = Distillation::new(&recipe, &data, teacher.clone(), student.clone());
+            let outcome = run.run(&mut record).expect("a finished run");
+            (outcome.student, record.0)
+        };
+        let ((whole, reports), (by_layers, others)) = (run(false), run(true));
+        for (a, b) in reports.iter().zip(&others) {
+            assert!((a.loss - b.loss).abs() < 1e-11, "{more}: {} and {}", a.loss, b.loss);
+            assert!((a.grad_norm - b.grad_norm).abs() < 1e-10 * a.grad_norm, "{more}");
+        }
+        assert_eq!(changed(&student, &whole), changed(&student, &by_layers), "{more}");
+        let worst = worst_difference(&whole, &by_layers);
+        assert!(worst < 1e-9, "{more}: weights differ by {worst}");
+    }
 }
 
 #[test]

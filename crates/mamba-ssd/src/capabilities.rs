@@ -45,6 +45,19 @@ pub fn computes_on_host(device: &Device) -> bool {
     return false;
 }
 
+/// Whether tensors of several devices of this kind can be summed from device to device, as CUDA's can through NCCL.
+#[allow(unused_variables, reason = "without GPUs")]
+pub fn has_collectives(device: &Device) -> bool {
+    #[cfg(feature = "cube")]
+    return match device.clone().inner().as_dispatch() {
+        burn::backend::DispatchDevice::Cube(device) => device.client().has_device_transport(),
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => false,
+    };
+    #[cfg(not(feature = "cube"))]
+    return false;
+}
+
 #[cfg(any(feature = "flex", feature = "cube"))]
 fn of_dtype(device: &Device, dtype: DType) -> [Capability; 3] {
     use crate::kernels::{available, product_form, ssd_form};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::scale;
+use super::values::{count, scale};
 use crate::device::DeviceChoice;
 
 /// Distil a Transformer into a Mamba-2 student.
@@ -29,6 +29,10 @@ pub struct DistillArgs {
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub device: DeviceChoice,
+    /// Train on so many devices at once: with --device cuda:K on K, K+1 and so on. Each takes its part of every batch; the
+    /// result is that of one device up to rounding
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = count)]
+    pub replicas: usize,
     /// Also compare stages 3, 2+3 and 1+2+3 on the same number of tokens (a longer run of its own)
     #[arg(long)]
     pub ablation: bool,

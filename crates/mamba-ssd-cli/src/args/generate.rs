@@ -83,6 +83,9 @@ pub struct GenerateArgs {
     /// Print one JSON object a line: index, prompt, sample, text, tokens, finish, or error
     #[arg(long)]
     pub json: bool,
+    /// With the prompt in front of every text: the lines are texts that distill takes as data
+    #[arg(long, requires = "json")]
+    pub echo: bool,
     /// With the log-probability of every token
     #[arg(long, requires = "json")]
     pub log_probabilities: bool,

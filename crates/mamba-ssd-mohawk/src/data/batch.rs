@@ -78,10 +78,29 @@ pub struct Batch {
     pub present: Option<Tensor<2, Bool>>,
     /// Where the documents begin; `None` where every row is one document.
     pub segments: Option<Segments>,
-    /// Number of tokens that have a target that is learned.
-    pub targets_count: usize,
-    /// Number of tokens that are no padding.
-    pub present_count: usize,
+    /// What there is in it.
+    pub counts: Counts,
+}
+
+/// What there is in some rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens that are no padding.
+    pub present: usize,
+    /// Tokens that have a target that is learned.
+    pub targets: usize,
+}
+
+impl Counts {
+    pub(super) fn of(rows: &[Row]) -> Self {
+        Self {
+            rows: rows.len(),
+            present: rows.iter().map(|row| row.present).sum(),
+            targets: rows.iter().flat_map(|row| &row.mask).filter(|&&counts| counts).count(),
+        }
+    }
 }
 
 impl Batch {
@@ -98,17 +117,12 @@ impl Batch {
         Self {
             tokens: ids(flatten(rows, |row| &row.tokens), shape, device),
             targets: ids(flatten(rows, |row| &row.targets), shape, device),
-            targets_count: count(&mask),
-            present_count: count(&present),
+            counts: Counts::of(rows),
             mask: unless_all(mask, shape, device),
             present: unless_all(present, shape, device),
             segments: segments(rows, shape, device),
         }
     }
-}
-
-fn count(mask: &[bool]) -> usize {
-    mask.iter().filter(|&&counts| counts).count()
 }
 
 fn unless_all(mask: Vec<bool>, shape: [usize; 2], device: &Device) -> Option<Tensor<2, Bool>> {

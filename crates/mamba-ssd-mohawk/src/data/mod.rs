@@ -13,7 +13,7 @@ mod batch;
 mod order;
 mod source;
 
-pub use batch::Batch;
+pub use batch::{Batch, Counts};
 pub use order::{Cursor, Loader};
 pub use source::{Skipped, Text, TextFormat, Texts, open_compressed, read_texts};
 

@@ -1,12 +1,14 @@
 //! Which rows come when: an order that follows from (seed, epoch), and a place in it.
 
+use std::ops::Range;
+
 use burn::tensor::Device;
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Dataset;
-use super::batch::{Batch, Row};
+use super::batch::{Batch, Counts, Row};
 
 /// A place in the data: everything a resumed run needs to see the same batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,8 +53,18 @@ impl<'a> Loader<'a> {
 
     /// The next `rows` rows as tensors on `device`; epochs follow one another without a gap.
     pub fn next_batch(&mut self, rows: usize, device: &Device) -> Batch {
+        self.next_part(rows, 0..rows, device).0
+    }
+
+    /// A part of the next `rows` rows as tensors on `device`, and what there is in all of them: what one of several devices
+    /// computes of a batch.
+    ///
+    /// # Panics
+    ///
+    /// If the part has rows beyond these.
+    pub fn next_part(&mut self, rows: usize, part: Range<usize>, device: &Device) -> (Batch, Counts) {
         let rows: Vec<Row> = (0..rows).map(|_| self.next_row()).collect();
-        Batch::from_rows(&rows, device)
+        (Batch::from_rows(&rows[part], device), Counts::of(&rows))
     }
 
     pub(super) fn next_row(&mut self) -> Row {

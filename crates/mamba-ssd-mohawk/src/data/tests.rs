@@ -78,13 +78,13 @@ fn a_batch_of_whole_documents_needs_neither_mask_nor_segments() {
     let rows = [batch::Row::cut(&data, 0, 8), batch::Row::cut(&data, 8, 8)];
     let batch = Batch::from_rows(&rows, &Device::flex());
     assert!(batch.mask.is_none() && batch.segments.is_none());
-    assert_eq!((batch.tokens_count(), batch.targets_count), (16, 16));
+    assert_eq!((batch.tokens_count(), batch.counts.targets), (16, 16));
 
     let rows = [batch::Row::cut(&data, 47, 8)];
     let batch = Batch::from_rows(&rows, &Device::flex());
     assert!(batch.mask.is_some() && batch.segments.is_some());
     assert!(batch.present.is_none());
-    assert_eq!((batch.targets_count, batch.present_count), (7, 8));
+    assert_eq!((batch.counts.targets, batch.counts.present), (7, 8));
 }
 
 #[test]

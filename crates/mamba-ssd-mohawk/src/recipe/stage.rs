@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::loss::Divergence;
 use crate::schedule::Wsd;
-use crate::stage::{HiddenTarget, Objective, StageKind, Trainable};
+use crate::stage::{HiddenTarget, LogitsLoss, Objective, StageKind, Trainable};
 
 /// One stage: what is compared, for how long, and how fast it is learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,17 @@ pub struct StageRecipe {
     /// `logits` only: share of the data's own tokens in the loss; absent: 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hard_label_weight: Option<f64>,
+    /// `logits` only: weight of the mixers' outputs, compared as in stage 2, in the loss; absent: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixer_weight: Option<f64>,
+    /// `logits` only: whether a step keeps the input of each layer alone and computes the rest again on its way back, and logits
+    /// of some tokens at a time: about one more forward pass for the memory of one layer.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub checkpointing: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn one() -> usize {
@@ -60,11 +71,12 @@ impl StageRecipe {
         match self.kind {
             StageKind::Matrices => Objective::Matrices,
             StageKind::Hidden => Objective::Hidden(self.target.unwrap_or_default()),
-            StageKind::Logits => Objective::Logits {
+            StageKind::Logits => Objective::Logits(LogitsLoss {
                 divergence: self.divergence.unwrap_or_default(),
                 temperature: self.temperature.unwrap_or(1.0),
                 hard_label_weight: self.hard_label_weight.unwrap_or(0.0),
-            },
+                mixer_weight: self.mixer_weight.unwrap_or(0.0),
+            }),
         }
     }
 
@@ -143,6 +155,8 @@ impl StageRecipe {
             ("divergence", self.divergence.is_some() && !logits, "logits"),
             ("temperature", self.temperature.is_some() && !logits, "logits"),
             ("hard_label_weight", self.hard_label_weight.is_some() && !logits, "logits"),
+            ("mixer_weight", self.mixer_weight.is_some() && !logits, "logits"),
+            ("checkpointing", self.checkpointing && !logits, "logits"),
         ];
         if let Some((field, _, kind)) = misplaced.iter().find(|rule| rule.1) {
             return Err(format!("`{field}` belongs to a stage of kind \"{kind}\", remove it"));
@@ -151,6 +165,9 @@ impl StageRecipe {
             && !(beta > 0.0 && beta < 1.0)
         {
             return Err(format!("jensen_shannon = {beta}, expected a number between 0 and 1"));
+        }
+        if let Some(weight) = self.mixer_weight.filter(|weight| !(*weight >= 0.0 && weight.is_finite())) {
+            return Err(format!("mixer_weight = {weight}, expected a number of 0 or more"));
         }
         match (self.temperature, self.hard_label_weight) {
             (Some(t), _) if t.is_nan() || t <= 0.0 => {

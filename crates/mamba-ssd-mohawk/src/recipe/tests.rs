@@ -1,6 +1,6 @@
 use super::*;
 use crate::loss::Divergence;
-use crate::stage::{HiddenTarget, Objective, Trainable};
+use crate::stage::{HiddenTarget, LogitsLoss, Objective, Trainable};
 
 const STAGE: &str = "[[stage]]\nkind = \"matrices\"\ntokens = 1000\nlr = 1e-4\nbatch = 4\nseq_len = 64\n";
 
@@ -51,7 +51,7 @@ fn stages_default_to_what_the_papers_do() {
     let text = with_stage("divergence = { jensen_shannon = 0.5 }").replace("matrices", "logits");
     let stage = &Recipe::from_toml(&text).expect("valid").stages[0];
     let divergence = Divergence::JensenShannon(0.5);
-    let expected = Objective::Logits { divergence, temperature: 1.0, hard_label_weight: 0.0 };
+    let expected = Objective::Logits(LogitsLoss { divergence, ..LogitsLoss::default() });
     assert_eq!((stage.trainable(), stage.objective()), (Trainable::All, expected));
 }
 

@@ -1,6 +1,8 @@
 //! A small language model of the tests' own: proof that any `Backbone` can be distilled.
 #![allow(dead_code)] // every test file uses its part
 
+use std::sync::{Mutex, PoisonError};
+
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig};
 use burn::tensor::activation::silu;
@@ -114,8 +116,12 @@ pub fn mamba(heads: usize) -> MixerConfig {
     MixerConfig::DiscreteMamba2(DiscreteMamba2Config::new(D, heads, 4).with_chunk_size(8))
 }
 
+/// A backend draws all numbers from one stream: tests that run at the same time take turns, so that weights follow from seeds.
+static DRAWING: Mutex<()> = Mutex::new(());
+
 /// A transformer of three layers.
 pub fn teacher(seed: u64) -> Tiny {
+    let _turn = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     let device = device();
     device.seed(seed);
     Tiny {
@@ -128,6 +134,7 @@ pub fn teacher(seed: u64) -> Tiny {
 
 /// The teacher with random mixers in place of the attention of `layers`.
 pub fn student(teacher: &Tiny, layers: &[usize], heads: usize) -> Tiny {
+    let _turn = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     let device = device();
     device.seed(77);
     let mut student = teacher.clone();
@@ -207,4 +214,17 @@ pub fn changed(before: &Tiny, after: &Tiny) -> Vec<String> {
 /// The heads that the tests' mixers report.
 pub fn heads(model: &Tiny, layer: usize) -> usize {
     model.mixer(layer).n_heads()
+}
+
+/// The largest difference between weights of two models in f64.
+pub fn worst_difference(a: &Tiny, b: &Tiny) -> f64 {
+    let read = |bytes: &[u8]| -> Vec<f64> {
+        let numbers = bytes.chunks_exact(8);
+        numbers.map(|n| f64::from_le_bytes(n.try_into().expect("eight bytes"))).collect()
+    };
+    let pairs = weights(a).into_iter().zip(weights(b));
+    pairs
+        .flat_map(|((_, a), (_, b))| read(&a).into_iter().zip(read(&b)).collect::<Vec<_>>())
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f64::max)
 }

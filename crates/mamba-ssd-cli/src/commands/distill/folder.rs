@@ -15,6 +15,7 @@ use mamba_ssd_mohawk::{CHECKPOINT, Recipe};
 use serde::{Deserialize, Serialize};
 
 use crate::args::DistillArgs;
+use crate::device::DeviceChoice;
 use crate::files::{self, OutputFolder};
 use crate::hub;
 use crate::summary::Quality;
@@ -75,6 +76,8 @@ pub struct RunFolder {
     pub record: Record,
     /// The folder held a run before.
     pub resumed: bool,
+    /// The arguments that say where to compute.
+    place: String,
 }
 
 impl RunFolder {
@@ -84,7 +87,7 @@ impl RunFolder {
     /// When the recipe is wrong, the folder cannot be used, or there is nothing to resume in it.
     pub fn open(args: &DistillArgs) -> Result<Self> {
         match &args.resume {
-            Some(path) => Self::reopen(path),
+            Some(path) => Self::reopen(path, args),
             None => Self::create(args),
         }
     }
@@ -106,10 +109,10 @@ impl RunFolder {
             trials: Vec::new(),
             finished: false,
         };
-        Ok(Self { path, _claim: Some(claim), recipe, record, resumed: false })
+        Ok(Self { path, _claim: Some(claim), recipe, record, resumed: false, place: place(args) })
     }
 
-    fn reopen(path: &Path) -> Result<Self> {
+    fn reopen(path: &Path, args: &DistillArgs) -> Result<Self> {
         if !path.join(RECORD).exists() {
             bail!(
                 "{} holds no run ({RECORD} is missing); give --resume the folder of an interrupted run",
@@ -121,7 +124,7 @@ impl RunFolder {
             .with_context(|| format!("{} is damaged", path.join(RECORD).display()))?;
         ensure!(!record.finished, "the run in {} is finished; its report is report.html", path.display());
         let recipe = Recipe::from_file(&path.join(RECIPE))?;
-        Ok(Self { path: path.to_path_buf(), _claim: None, recipe, record, resumed: true })
+        Ok(Self { path: path.to_path_buf(), _claim: None, recipe, record, resumed: true, place: place(args) })
     }
 
     /// Writes the first files of a new run.
@@ -162,8 +165,17 @@ impl RunFolder {
 
     /// The command that continues this run.
     pub fn resume_command(&self) -> String {
-        format!("mamba-ssd distill --resume {}", self.path.display())
+        format!("mamba-ssd distill --resume {}{}", self.path.display(), self.place)
     }
+}
+
+fn place(args: &DistillArgs) -> String {
+    let device = match args.device {
+        DeviceChoice::Flex => String::new(),
+        device => format!(" --device {device}"),
+    };
+    let replicas = if args.replicas > 1 { format!(" --replicas {}", args.replicas) } else { String::new() };
+    device + &replicas
 }
 
 /// Applies the command line to the recipe, and makes its paths independent of the working directory.
@@ -171,7 +183,7 @@ fn resolve(recipe: &mut Recipe, args: &DistillArgs) -> Result<()> {
     if let Some(teacher) = &args.teacher {
         recipe.teacher = Some(hub::local(teacher)?);
     }
-    for path in [&mut recipe.teacher, &mut recipe.data.path].into_iter().flatten() {
+    for path in [&mut recipe.teacher, &mut recipe.data.path, &mut recipe.eval.path].into_iter().flatten() {
         *path = std::path::absolute(&*path).with_context(|| format!("cannot resolve {}", path.display()))?;
     }
     shrink(recipe, args.scale);

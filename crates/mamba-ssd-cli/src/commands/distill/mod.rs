@@ -12,7 +12,7 @@ mod watch;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use burn::tensor::FloatDType;
+use burn::tensor::{Device, FloatDType};
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::{Distillation, Outcome, preflight};
 
@@ -35,6 +35,8 @@ struct Session {
     teacher: LanguageModel,
     corpus: Corpus,
     examiner: Examiner,
+    /// Those that train beside the first.
+    further: Vec<Device>,
 }
 
 /// Runs, or continues, a distillation.
@@ -70,6 +72,8 @@ impl Session {
             "the bundled teacher computes in f32; leave dtype out of the recipe, or give a --teacher"
         );
         let device = args.device.open_in(dtype)?.autodiff();
+        let further = |n| args.device.further(n).open_in(dtype).map(Device::autodiff);
+        let further = (1..args.replicas).map(further).collect::<Result<_>>()?;
         let teacher = match &recipe.teacher {
             Some(dir) => LanguageModel::load_in(dir, &device, dtype.into())?,
             None => LanguageModel::bundled(&device)?,
@@ -80,11 +84,15 @@ impl Session {
         Ok(Self {
             started,
             interrupt,
-            device_name: args.device.to_string(),
+            device_name: match args.replicas {
+                1 => args.device.to_string(),
+                n => format!("{n} replicas from {}", args.device),
+            },
             folder,
             teacher,
             corpus,
             examiner,
+            further,
         })
     }
 
@@ -137,6 +145,7 @@ impl Session {
     fn train(&mut self, student: Model) -> Result<Outcome<Model>> {
         let recipe = self.folder.recipe.clone();
         let run = Distillation::new(&recipe, &self.corpus.training, self.teacher.model.clone(), student);
+        let run = run.and_on(&self.further)?;
         let run = if self.folder.resumed {
             run.resume(self.folder.path())?
         } else {

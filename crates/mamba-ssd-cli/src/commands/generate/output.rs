@@ -23,6 +23,7 @@ pub enum Answer {
 pub struct Output<'a> {
     prompts: &'a [String],
     samples: usize,
+    echo: bool,
     form: Form,
     /// Answers that are ahead of their turn.
     early: BTreeMap<(usize, usize), Answer>,
@@ -50,7 +51,7 @@ impl<'a> Output<'a> {
             (false, 1) => Form::Stream,
             (false, _) => Form::Titled,
         };
-        Self { prompts, samples: args.samples, form, early: BTreeMap::new(), next: (0, 0), printed: 0 }
+        Self { prompts, samples: args.samples, echo: args.echo, form, early: BTreeMap::new(), next: (0, 0), printed: 0 }
     }
 
     /// A piece of an answer.
@@ -107,7 +108,8 @@ impl<'a> Output<'a> {
             }
             Answer::Sample(completion) => {
                 set("sample", json!(sample));
-                set("text", json!(completion.text));
+                let before = if self.echo { self.prompts[prompt].as_str() } else { "" };
+                set("text", json!(format!("{before}{}", completion.text)));
                 set("tokens", json!(completion.tokens));
                 set("finish", json!(completion.finish.to_string()));
                 if let Finish::Failed(why) = &completion.finish {

@@ -1,0 +1,139 @@
+//! Stage 3: the loss on predictions, and its gradient with the activations of one layer at a time.
+
+use burn::tensor::{Bool, Gradients, Int, Tensor};
+use mamba_ssd::{Backbone, next_token_loss};
+
+use crate::data::Batch;
+use crate::loss::{Divergence, Reduction};
+use crate::stage::mixers;
+
+/// (1 − w) · divergence from the teacher + w · cross entropy against the data, mean over the tokens that have a target; and the
+/// mixers' outputs as in stage 2, if they are to count.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogitsLoss {
+    /// The divergence from the teacher.
+    pub divergence: Divergence,
+    /// Its temperature.
+    pub temperature: f64,
+    /// w in [0, 1]; with 1 the teacher is not asked.
+    pub hard_label_weight: f64,
+    /// What the sum over layers of [`hidden_alignment`](crate::loss::hidden_alignment) of the mixers counts for; with 0 it
+    /// is not computed.
+    pub mixer_weight: f64,
+}
+
+impl Default for LogitsLoss {
+    fn default() -> Self {
+        Self { divergence: Divergence::default(), temperature: 1.0, hard_label_weight: 0.0, mixer_weight: 0.0 }
+    }
+}
+
+/// Logits that are held at once where they are computed in pieces: 128 MiB in half precision.
+const LOGITS: usize = 1 << 26;
+
+impl LogitsLoss {
+    /// Of every token, `[b t]`.
+    fn per_token(
+        &self,
+        logits: Tensor<3>,
+        teacher: impl FnOnce() -> Tensor<3>,
+        targets: Tensor<2, Int>,
+    ) -> Tensor<2> {
+        let of_teacher = |logits| self.divergence.per_token(logits, teacher(), self.temperature);
+        match self.hard_label_weight {
+            0.0 => of_teacher(logits),
+            1.0 => next_token_loss(logits, targets),
+            hard => of_teacher(logits.clone()) * (1.0 - hard) + next_token_loss(logits, targets) * hard,
+        }
+    }
+
+    /// Of all tokens, end to end.
+    pub(crate) fn of_whole<T: Backbone, S: Backbone>(&self, teacher: &T, student: &S, batch: &Batch) -> Tensor<1> {
+        let segments = batch.segments.as_ref();
+        let logits = student.forward(batch.tokens.clone(), segments);
+        let target = || teacher.forward(batch.tokens.clone(), segments);
+        let per_token = self.per_token(logits, target, batch.targets.clone());
+        Reduction::TokenMean.apply(per_token, batch.mask.as_ref())
+    }
+
+    /// The weighted loss of every mixer.
+    pub(crate) fn for_each_mixer<T: Backbone, S: Backbone>(
+        &self,
+        teacher: &T,
+        student: &S,
+        batch: &Batch,
+        mut sink: impl FnMut(Option<usize>, Tensor<1>),
+    ) {
+        if self.mixer_weight > 0.0 {
+            mixers(teacher, student, batch, |layer, term| sink(layer, term.mul_scalar(self.mixer_weight)));
+        }
+    }
+
+    /// [`of_whole`](Self::of_whole) times `share`, with its gradients, in pieces: `sink` gets the gradients that each piece adds.
+    ///
+    /// The student runs once without a tape, which leaves the input of every layer. The head turns some tokens at a
+    /// time into logits. Then every layer, the last first, runs again from its input and gets the gradient of its output.
+    pub(crate) fn backward_by_layers<T: Backbone, S: Backbone>(
+        &self,
+        teacher: &T,
+        student: &S,
+        batch: &Batch,
+        share: f64,
+        mut sink: impl FnMut(Gradients),
+    ) -> Tensor<1> {
+        let segments = batch.segments.as_ref();
+        let mut inputs = student.clone().no_grad().hidden_states(batch.tokens.clone(), segments);
+        let output = inputs.pop().expect("n_layers + 1 of them");
+        let (loss, mut upstream) = self.backward_of_head(teacher, student, batch, output, share, &mut sink);
+        for (layer, input) in inputs.into_iter().enumerate().rev() {
+            let leaf = input.detach().require_grad();
+            let input = match layer {
+                0 => student.embed(batch.tokens.clone()) + leaf.zeros_like() * leaf.clone(),
+                _ => leaf.clone(),
+            };
+            let output = student.layer(layer, input, segments);
+            let mut gradients = (output * Tensor::from_inner(upstream)).sum().backward();
+            upstream = leaf.grad_remove(&mut gradients).expect("the input is on the tape");
+            sink(gradients);
+        }
+        loss
+    }
+
+    /// The loss from the last hidden states, `[b t d]`, and its gradient there.
+    fn backward_of_head<T: Backbone, S: Backbone>(
+        &self,
+        teacher: &T,
+        student: &S,
+        batch: &Batch,
+        output: Tensor<3>,
+        share: f64,
+        sink: &mut impl FnMut(Gradients),
+    ) -> (Tensor<1>, Tensor<3>) {
+        let [b, t, d] = output.dims();
+        let flat = |hidden: Tensor<3>| hidden.reshape([1, b * t, d]);
+        let asks = self.hard_label_weight < 1.0;
+        let target = asks.then(|| flat(teacher.hidden(batch.tokens.clone(), batch.segments.as_ref())));
+        let (output, targets) = (flat(output), batch.targets.clone().reshape([1, b * t]));
+        let mask: Option<Tensor<2, Bool>> = batch.mask.clone().map(|mask| mask.reshape([1, b * t]));
+        let scale = share / batch.counts.targets.max(1) as f64;
+        let piece = (LOGITS / student.vocab_size()).clamp(1, b * t);
+        let (mut losses, mut upstream) = (Vec::new(), Vec::new());
+        for at in (0..b * t).step_by(piece) {
+            let n = piece.min(b * t - at);
+            let leaf = output.clone().narrow(1, at, n).detach().require_grad();
+            let of_teacher = || {
+                let target = target.clone().expect("asked for unless the data's tokens are all that counts");
+                teacher.head(target.narrow(1, at, n))
+            };
+            let per_token =
+                self.per_token(student.head(leaf.clone()), of_teacher, targets.clone().narrow(1, at, n));
+            let mask = mask.clone().map(|mask| mask.narrow(1, at, n));
+            let loss = Reduction::Sum.apply(per_token, mask.as_ref()).mul_scalar(scale);
+            let mut gradients = loss.backward();
+            upstream.push(leaf.grad_remove(&mut gradients).expect("the hidden states are on the tape"));
+            sink(gradients);
+            losses.push(loss.inner());
+        }
+        (Tensor::cat(losses, 0).sum(), Tensor::cat(upstream, 1).reshape([b, t, d]))
+    }
+}
