@@ -14,7 +14,7 @@ use burn::module::Param;
 use burn::tensor::{DType, Device, Tensor};
 use clap::Parser;
 use mamba_ssd::{Backbone, Mixer};
-use mamba_ssd_eval::{Recall, Scored, agreement, score};
+use mamba_ssd_eval::{Agreement, Recall, Scored, agreement, score};
 use mamba_ssd_models::{Checkpoint, Llama, Model};
 use mamba_ssd_mohawk::data::{TextFormat, read_texts};
 
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     for layer in 0..model.n_layers() {
         let Some(silent) = without(&model, layer) else { continue };
-        rows.push((layer, agreement(&model, &silent, &texts, |_| ()).kl, copied(&silent)));
+        rows.push((layer, Agreement::of(&agreement(&model, &silent, &texts, |_| ())).kl(), copied(&silent)));
     }
     ensure!(!rows.is_empty(), "{} has no attention layer", args.model.display());
     rows.sort_by(|a, b| b.1.total_cmp(&a.1));

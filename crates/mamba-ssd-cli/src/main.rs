@@ -10,6 +10,7 @@ mod hub;
 mod interrupt;
 mod language_model;
 mod memory;
+mod out_of_memory;
 mod progress;
 mod report;
 mod summary;
@@ -35,7 +36,9 @@ fn main() -> ExitCode {
     mamba_ssd::keep_kernels();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match on_threads(cli.threads, || run(cli.command)) {
+    out_of_memory::silence();
+    let advice = out_of_memory::advice(&cli.command);
+    match on_threads(cli.threads, || out_of_memory::caught(advice, || run(cli.command))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
             eprintln!("{error}");

@@ -65,16 +65,26 @@ fn models_are_examined_side_by_side() {
     assert_eq!(models[0]["above_chance"], 0.5);
     assert!(models[0]["agreement"].is_null());
     assert!(
-        models[1]["agreement"]["kl"].as_f64().expect("a number") > 0.1,
+        models[1]["agreement"]["kl"]["value"].as_f64().expect("a number") > 0.1,
         "an untrained student is far off"
     );
     let perplexity = |model: usize| models[model]["texts"]["perplexity"]["value"].as_f64().expect("a number");
     assert!(perplexity(0) < perplexity(1));
 
-    // From the cache: the same verdicts.
-    assert_eq!(fs::read_dir(folder.path().join("cache")).expect("the cache").count(), 2);
+    // From the cache: a task, texts and three kinds of recall of each model, and their agreement; the same verdicts.
+    assert_eq!(fs::read_dir(folder.path().join("cache")).expect("the cache").count(), 2 * 5 + 1);
     succeeded(&args, folder.path());
-    assert_eq!(read()["models"][1]["tasks"], models[1]["tasks"]);
+    let again = read();
+    for part in ["tasks", "texts", "recall", "agreement"] {
+        assert_eq!(again["models"][1][part], models[1][part], "{part}");
+    }
+    // What 11 words cost, by definition: perplexity over tokens, to the power of tokens a word.
+    let texts = &models[0]["texts"];
+    let number = |name: &str| texts[name]["value"].as_f64().unwrap_or_else(|| texts[name].as_f64().expect("a number"));
+    let nats = number("perplexity").ln() * number("tokens");
+    assert_eq!((number("words"), number("bytes")), (18.0, 56.0));
+    assert!((number("word_perplexity").ln() - nats / 18.0).abs() < 1e-9);
+    assert!((number("bits_per_byte") - nats / 2f64.ln() / 56.0).abs() < 1e-9);
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub enum LayerSelection {
     List(Vec<usize>),
     /// Every layer but these, which keep their attention.
     AllExcept(Vec<usize>),
+    /// Every layer but the nth, the 2nth and so on, which keep their attention.
+    AllExceptEveryNth(usize),
 }
 
 impl LayerSelection {
@@ -44,7 +46,7 @@ impl LayerSelection {
     pub fn resolve(&self, n_layers: usize) -> Result<Vec<usize>, ConvertError> {
         let listed = match self {
             Self::List(layers) | Self::AllExcept(layers) => layers.as_slice(),
-            Self::All | Self::EveryNth(_) => &[],
+            Self::All | Self::EveryNth(_) | Self::AllExceptEveryNth(_) => &[],
         };
         if let Some(&layer) = listed.iter().find(|&&layer| layer >= n_layers) {
             return Err(ConvertError::NoSuchLayer { layer, n_layers });
@@ -62,6 +64,7 @@ impl LayerSelection {
             Self::EveryNth(n) => *n > 0 && layer.is_multiple_of(*n),
             Self::List(layers) => layers.contains(&layer),
             Self::AllExcept(layers) => !layers.contains(&layer),
+            Self::AllExceptEveryNth(n) => *n == 0 || !(layer + 1).is_multiple_of(*n),
         }
     }
 }
@@ -215,6 +218,8 @@ mod tests {
         assert_eq!(resolve(LayerSelection::EveryNth(2)), Ok(vec![0, 2, 4]));
         assert_eq!(resolve(LayerSelection::List(vec![5, 1, 1])), Ok(vec![1, 5]));
         assert_eq!(resolve(LayerSelection::AllExcept(vec![4, 1])), Ok(vec![0, 2, 3, 5]));
+        assert_eq!(resolve(LayerSelection::AllExceptEveryNth(3)), Ok(vec![0, 1, 3, 4]));
+        assert_eq!(resolve(LayerSelection::AllExceptEveryNth(7)), Ok(vec![0, 1, 2, 3, 4, 5]));
     }
 
     #[test]
@@ -234,6 +239,7 @@ mod tests {
         let missing = ConvertError::NoSuchLayer { layer: 6, n_layers: 6 };
         assert_eq!(LayerSelection::List(vec![6]).resolve(6), Err(missing));
         assert_eq!(LayerSelection::EveryNth(0).resolve(6), Err(ConvertError::NothingSelected));
+        assert_eq!(LayerSelection::AllExceptEveryNth(1).resolve(6), Err(ConvertError::NothingSelected));
         assert_eq!(LayerSelection::List(vec![]).resolve(6), Err(ConvertError::NothingSelected));
     }
 

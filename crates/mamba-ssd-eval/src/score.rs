@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use mamba_ssd::{Backbone, Segments, next_token_loss};
+use serde::{Deserialize, Serialize};
 
 /// Length of a row, if no text is longer.
 const ROW: usize = 512;
@@ -40,7 +41,7 @@ impl Scored {
 }
 
 /// What a model made of a text's scored tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Scored tokens.
     pub tokens: usize,

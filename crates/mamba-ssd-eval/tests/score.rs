@@ -5,7 +5,7 @@ mod common;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mamba_ssd::Backbone;
-use mamba_ssd_eval::{Scored, agreement, score};
+use mamba_ssd_eval::{Agreement, Scored, agreement, score};
 use mamba_ssd_models::Llama;
 
 use common::{VOCAB, hybrid};
@@ -75,10 +75,12 @@ fn agreement_is_the_mean_divergence_and_the_share_of_equal_likeliest_tokens() {
             count += 1;
         }
     }
-    let found = agreement(&one, &other, &texts, |_| ());
+    let by_text = agreement(&one, &other, &texts, |_| ());
+    assert_eq!(by_text.iter().map(|text| text.tokens).collect::<Vec<_>>(), [31, 1, 70, 0]);
+    let found = Agreement::of(&by_text);
     assert_eq!(found.tokens, count);
-    assert!((found.kl / (kl / count as f64) - 1.0).abs() < 1e-4, "{found:?}, expected {kl} over {count}");
-    assert!((found.top1 - same as f64 / count as f64).abs() < 1e-9, "{found:?}, expected {same} of {count}");
-    let itself = agreement(&one, &one, &texts, |_| ());
-    assert!(itself.kl.abs() < 1e-6 && itself.top1 == 1.0, "{itself:?}");
+    assert!((found.kl() / (kl / count as f64) - 1.0).abs() < 1e-4, "{found:?}, expected {kl} over {count}");
+    assert!((found.top1() - same as f64 / count as f64).abs() < 1e-9, "{found:?}, expected {same} of {count}");
+    let itself = Agreement::of(&agreement(&one, &one, &texts, |_| ()));
+    assert!(itself.kl().abs() < 1e-6 && itself.top1() == 1.0, "{itself:?}");
 }

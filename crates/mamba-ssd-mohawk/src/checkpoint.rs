@@ -66,7 +66,7 @@ impl Identity {
     pub fn of(recipe: &Recipe, data: &Dataset) -> Self {
         Self {
             seed: recipe.seed,
-            stages: recipe.stages.clone(),
+            stages: recipe.stages.iter().map(StageRecipe::without_form).collect(),
             optimizer: recipe.optimizer,
             data: data.fingerprint(),
         }

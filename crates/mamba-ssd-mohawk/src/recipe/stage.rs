@@ -88,6 +88,11 @@ impl StageRecipe {
         })
     }
 
+    /// What of it decides what is learned, and not in how many pieces: a run may go on with another rest.
+    pub(crate) fn without_form(&self) -> Self {
+        Self { accumulation: 1, checkpointing: false, ..self.clone() }
+    }
+
     /// Tokens of one optimiser step.
     pub fn tokens_per_step(&self) -> usize {
         self.batch * self.seq_len

@@ -1,4 +1,4 @@
-//! Verdicts that were reached before, by the bytes of the model's files and of the task.
+//! What was measured before, by the bytes of the model's files and of what it read.
 
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
@@ -6,7 +6,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use mamba_ssd_eval::items::Verdict;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use twox_hash::XxHash64;
 
 use crate::files;
@@ -24,15 +25,15 @@ impl Cache {
         Ok(Self { folder: folder.to_path_buf() })
     }
 
-    /// The verdicts under a key, if they are there, whole and as many as expected.
-    pub fn get(&self, key: &impl Hash, count: usize) -> Option<Vec<Verdict>> {
-        let verdicts: Vec<Verdict> = serde_json::from_slice(&fs::read(self.path(key)).ok()?).ok()?;
-        (verdicts.len() == count).then_some(verdicts)
+    /// What is under a key, if it is there, whole and as much as expected.
+    pub fn get<T: DeserializeOwned>(&self, key: &impl Hash, count: usize) -> Option<Vec<T>> {
+        let found: Vec<T> = serde_json::from_slice(&fs::read(self.path(key)).ok()?).ok()?;
+        (found.len() == count).then_some(found)
     }
 
-    /// Keeps verdicts.
-    pub fn put(&self, key: &impl Hash, verdicts: &[Verdict]) -> Result<()> {
-        files::write(&self.path(key), serde_json::to_vec(verdicts)?)
+    /// Keeps what was found.
+    pub fn put<T: Serialize>(&self, key: &impl Hash, found: &[T]) -> Result<()> {
+        files::write(&self.path(key), serde_json::to_vec(found)?)
     }
 
     fn path(&self, key: &impl Hash) -> PathBuf {
@@ -76,6 +77,8 @@ pub fn hash(model: &Path) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use mamba_ssd_eval::items::Verdict;
+
     use super::*;
 
     #[test]
@@ -101,10 +104,10 @@ mod tests {
         let verdict = Verdict { chosen: [1, 0], right: [true, false], nats: 0.1, tokens: 2, bytes: 3 };
         cache.put(&(1, "x"), &[verdict]).expect("room");
         assert_eq!(cache.get(&(1, "x"), 1), Some(vec![verdict]));
-        assert_eq!(cache.get(&(1, "x"), 2), None);
-        assert_eq!(cache.get(&(2, "x"), 1), None);
+        assert_eq!(cache.get::<Verdict>(&(1, "x"), 2), None);
+        assert_eq!(cache.get::<Verdict>(&(2, "x"), 1), None);
         let file = fs::read_dir(folder.path()).expect("a folder").next().expect("a file").expect("a file");
         fs::write(file.path(), "[{").expect("a file");
-        assert_eq!(cache.get(&(1, "x"), 1), None);
+        assert_eq!(cache.get::<Verdict>(&(1, "x"), 1), None);
     }
 }

@@ -5,17 +5,21 @@ mod print;
 mod tasks;
 
 use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
+use std::hash::{Hash, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::DType;
 use indicatif::{ProgressBar, ProgressStyle};
-use mamba_ssd_eval::items::{Estimate, TaskResult, Verdict};
-use mamba_ssd_eval::{RECALLS, Score, Scored, Surprise, agreement, score, standard_error, windows};
+use mamba_ssd_eval::items::{Estimate, Item, TaskResult, Verdict};
+use mamba_ssd_eval::{Agreement, RECALLS, Recall, Score, Scored, agreement, score, standard_error, windows};
 use mamba_ssd_mohawk::data::{TextFormat, read_texts};
 use rayon::prelude::*;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use twox_hash::XxHash64;
 
 use crate::args::EvalArgs;
 use crate::console::{note, say};
@@ -44,7 +48,7 @@ struct Results {
 struct ModelResults {
     model: String,
     tasks: BTreeMap<String, TaskResult>,
-    /// Mean over tasks of accuracy, normalised where there is one, less chance.
+    /// Mean over tasks of accuracy, normalised where there is one, less chance; tasks that are but predicted do not count.
     above_chance: Option<f64>,
     texts: Option<TextResult>,
     recall: Vec<RecallResult>,
@@ -60,8 +64,8 @@ struct TextResult {
     bytes: usize,
     words: usize,
     perplexity: Estimate,
-    word_perplexity: f64,
-    bits_per_byte: f64,
+    word_perplexity: Estimate,
+    bits_per_byte: Estimate,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,8 +77,8 @@ struct RecallResult {
 
 #[derive(Debug, Serialize)]
 struct AgreementResult {
-    kl: f64,
-    top1: f64,
+    kl: Estimate,
+    top1: Estimate,
     tokens: usize,
 }
 
@@ -87,8 +91,14 @@ struct Candidate {
 /// Texts to predict.
 struct Texts {
     texts: Vec<String>,
-    words: usize,
-    bytes: usize,
+    hash: u64,
+}
+
+/// A window of a text: what a model made of it, and its share of the text.
+struct Window {
+    score: Score,
+    words: f64,
+    bytes: f64,
 }
 
 /// Examines the models and prints tables or JSON.
@@ -157,12 +167,13 @@ impl Examination<'_> {
             let verdicts = self.verdicts(candidate, task)?;
             results.tasks.insert(task.name.clone(), TaskResult::of(&task.items, &verdicts, SEED));
         }
-        results.above_chance = above_chance(results.tasks.values());
+        let graded = self.tasks.iter().filter(|task| task.is_graded()).map(|task| &results.tasks[&task.name]);
+        results.above_chance = above_chance(graded);
         if let Some(texts) = &self.texts {
             results.texts = Some(self.predict(candidate, texts)?);
         }
         for &length in &self.args.recall {
-            results.recall.extend(recall(candidate, length)?);
+            results.recall.extend(self.recall(candidate, length)?);
         }
         if let (true, Some(reference), Some(texts)) = (self.args.agreement, reference, &self.texts) {
             results.agreement = Some(self.agree(candidate, reference, texts)?);
@@ -171,71 +182,71 @@ impl Examination<'_> {
         Ok(results)
     }
 
-    /// The verdicts on a task's items, from the cache where it has them.
-    fn verdicts(&self, candidate: &Candidate, task: &Task) -> Result<Vec<Verdict>> {
-        let key = || {
-            (
-                candidate.hash,
-                task.hash(),
-                self.args.window,
-                format!("{:?} {}", self.args.dtype, self.args.device),
-            )
-        };
-        if let Some(cache) = &self.cache
-            && let Some(verdicts) = cache.get(&key(), task.items.len())
-        {
-            return Ok(verdicts);
+    /// What `measure` finds, or the cache has found before; `of` tells apart what is read and how.
+    fn kept<T: Serialize + DeserializeOwned>(
+        &self,
+        candidate: &Candidate,
+        of: impl Hash,
+        count: usize,
+        measure: impl FnOnce() -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
+        let Some(cache) = &self.cache else { return measure() };
+        let form = format!("{:?} {}", self.args.dtype, self.args.device);
+        let key = (candidate.hash, of, self.args.window, form);
+        if let Some(found) = cache.get(&key, count) {
+            return Ok(found);
         }
-        let model = &candidate.model;
-        let eos = model.eos[0];
-        let choices: Vec<_> = task.items.iter().flat_map(|item| &item.choices).collect();
-        let scored: Result<Vec<Scored>, _> = choices
-            .par_iter()
-            .map(|choice| choice.encode(|text| model.tokenizer.encode(text), eos, self.args.window))
-            .collect();
-        let scores = scores(candidate, &task.name, &scored?);
-        let mut rest = scores.as_slice();
-        let verdicts: Vec<Verdict> = task
-            .items
-            .iter()
-            .map(|item| {
+        let found = measure()?;
+        if let Err(error) = cache.put(&key, &found) {
+            note(format_args!("{error:#}; going on without keeping what {} was found to be", candidate.model.name));
+        }
+        Ok(found)
+    }
+
+    /// The verdicts on a task's items.
+    fn verdicts(&self, candidate: &Candidate, task: &Task) -> Result<Vec<Verdict>> {
+        self.kept(candidate, ("task", task.hash()), task.items.len(), || {
+            let model = &candidate.model;
+            let eos = model.eos[0];
+            let choices: Vec<_> = task.items.iter().flat_map(|item| &item.choices).collect();
+            let scored: Result<Vec<Scored>, _> = choices
+                .par_iter()
+                .map(|choice| choice.encode(|text| model.tokenizer.encode(text), eos, self.args.window))
+                .collect();
+            let scores = scores(candidate, &task.name, &scored?);
+            let mut rest = scores.as_slice();
+            let verdict = |item: &Item| {
                 let (own, others) = rest.split_at(item.choices.len());
                 rest = others;
                 Verdict::of(item, own)
-            })
-            .collect();
-        if let Some(cache) = &self.cache
-            && let Err(error) = cache.put(&key(), &verdicts)
-        {
-            note(format_args!("{error:#}; going on without keeping what {} was found to be", task.name));
-        }
-        Ok(verdicts)
+            };
+            Ok(task.items.iter().map(verdict).collect())
+        })
     }
 
     fn predict(&self, candidate: &Candidate, texts: &Texts) -> Result<TextResult> {
         let (window, stride) = (self.args.window, self.args.stride.unwrap_or(self.args.window));
         let documents = texts.encode(&candidate.model)?;
-        let scored: Vec<Scored> =
-            documents.iter().flat_map(|document| windows(document, window, stride)).collect();
-        let scores = scores(candidate, "texts", &scored);
-        let all = Surprise::of(&scores);
-        ensure!(all.tokens > 0, "the texts hold no two tokens, there is nothing to predict");
-        let mean = |sample: &[&Score]| {
-            let scores: Vec<Score> = sample.iter().map(|&&score| score).collect();
-            let sum = Surprise::of(&scores);
-            sum.perplexity(sum.tokens)
-        };
+        let by_document: Vec<Vec<Scored>> =
+            documents.iter().map(|document| windows(document, window, stride)).collect();
+        let scored = by_document.concat();
+        let scores = self.kept(candidate, ("texts", texts.hash, stride), scored.len(), || {
+            Ok(scores(candidate, "texts", &scored))
+        })?;
+        let all = texts.windows(&by_document, &scores);
+        let tokens = scores.iter().map(|score| score.tokens).sum();
+        ensure!(tokens > 0, "the texts hold no two tokens, there is nothing to predict");
+        let nats = |sample: &[&Window]| sample.iter().map(|window| window.score.nats).sum::<f64>();
+        let sum = |sample: &[&Window], of: &dyn Fn(&Window) -> f64| sample.iter().map(|window| of(window)).sum::<f64>();
+        let predicted = |window: &Window| window.score.tokens as f64;
         Ok(TextResult {
             documents: documents.len(),
-            tokens: all.tokens,
-            bytes: texts.bytes,
-            words: texts.words,
-            perplexity: Estimate {
-                value: all.perplexity(all.tokens),
-                error: standard_error(&scores, SEED, mean),
-            },
-            word_perplexity: all.perplexity(texts.words),
-            bits_per_byte: all.bits_per_byte(texts.bytes),
+            tokens,
+            bytes: texts.bytes(),
+            words: texts.words(),
+            perplexity: estimate(&all, |sample| (nats(sample) / sum(sample, &predicted)).exp()),
+            word_perplexity: estimate(&all, |sample| (nats(sample) / sum(sample, &|window| window.words)).exp()),
+            bits_per_byte: estimate(&all, |sample| nats(sample) / LN_2 / sum(sample, &|window| window.bytes)),
         })
     }
 
@@ -251,13 +262,52 @@ impl Examination<'_> {
             .iter()
             .flat_map(|document| document.chunks(self.args.window).map(<[u32]>::to_vec))
             .collect();
-        let bar = bar("agreement", pieces.iter().map(Vec::len).sum());
-        let found = agreement(&reference.model.model, &candidate.model.model, &pieces, |tokens| {
-            bar.inc(tokens as u64)
-        });
-        bar.finish_and_clear();
-        Ok(AgreementResult { kl: found.kl, top1: found.top1, tokens: found.tokens })
+        let of = ("agreement", reference.hash, texts.hash);
+        let found = self.kept(candidate, of, pieces.len(), || {
+            let bar = bar("agreement", pieces.iter().map(Vec::len).sum());
+            let found = agreement(&reference.model.model, &candidate.model.model, &pieces, |tokens| {
+                bar.inc(tokens as u64)
+            });
+            bar.finish_and_clear();
+            Ok(found)
+        })?;
+        let together = |sample: &[&Agreement]| Agreement::of(sample.iter().copied());
+        Ok(AgreementResult {
+            kl: estimate(&found, |sample| together(sample).kl()),
+            top1: estimate(&found, |sample| together(sample).top1()),
+            tokens: Agreement::of(&found).tokens,
+        })
     }
+
+    /// Share of tokens that a model recalls, of each kind.
+    fn recall(&self, candidate: &Candidate, length: usize) -> Result<Vec<RecallResult>> {
+        let model = &candidate.model;
+        let size = model.tokenizer.vocab_size() as u32;
+        let words = size / 10..size / 10 * 9; // special tokens stand at either end
+        if words.len() < length {
+            bail!("--recall {length}: {} has {size} tokens, too few to draw different ones from", model.name);
+        }
+        let of_kind = |kind: Recall| {
+            let of = ("recall", kind.name(), length, RECALL_TEXTS, SEED);
+            let found = self.kept(candidate, of, RECALL_TEXTS as usize, || {
+                let text = |index| kind.text(length, &words, model.eos[0], SEED, index);
+                let texts: Vec<Scored> = (0..RECALL_TEXTS).map(text).collect();
+                Ok(scores(candidate, kind.name(), &texts))
+            })?;
+            let acc = estimate(&found, |sample: &[&Score]| {
+                let right: usize = sample.iter().map(|score| score.right).sum();
+                right as f64 / sample.iter().map(|score| score.tokens).sum::<usize>() as f64
+            });
+            Ok(RecallResult { kind: kind.name(), length, acc })
+        };
+        RECALLS.into_iter().map(of_kind).collect()
+    }
+}
+
+/// A figure over all items, with its standard error.
+fn estimate<T>(items: &[T], statistic: impl Fn(&[&T]) -> f64) -> Estimate {
+    let all: Vec<&T> = items.iter().collect();
+    Estimate { value: statistic(&all), error: standard_error(items, SEED, statistic) }
 }
 
 impl Texts {
@@ -265,9 +315,33 @@ impl Texts {
         let texts = read_texts(path, TextFormat::new(&args.field))?.texts;
         let limit = args.limit.unwrap_or(usize::MAX);
         let texts: Vec<String> = texts.into_iter().take(limit).map(|text| text.text).collect();
-        let words = texts.iter().map(|text| text.split_whitespace().count()).sum();
-        let bytes = texts.iter().map(String::len).sum();
-        Ok(Self { texts, words, bytes })
+        let mut hash = XxHash64::default();
+        texts.hash(&mut hash);
+        Ok(Self { texts, hash: hash.finish() })
+    }
+
+    fn words(&self) -> usize {
+        self.texts.iter().map(|text| words(text)).sum()
+    }
+
+    fn bytes(&self) -> usize {
+        self.texts.iter().map(String::len).sum()
+    }
+
+    /// Every window with its share of its text's words and bytes, by predicted tokens.
+    fn windows(&self, by_document: &[Vec<Scored>], scores: &[Score]) -> Vec<Window> {
+        let mut rest = scores.iter();
+        let of_document = |(text, windows): (&String, &Vec<Scored>)| {
+            let scores: Vec<Score> = rest.by_ref().take(windows.len()).copied().collect();
+            let tokens: usize = scores.iter().map(|score| score.tokens).sum();
+            let (words, bytes) = (words(text) as f64, text.len() as f64);
+            let window = |score: Score| {
+                let share = if tokens > 0 { score.tokens as f64 / tokens as f64 } else { 1.0 };
+                Window { score, words: words * share, bytes: bytes * share }
+            };
+            scores.into_iter().map(window).collect::<Vec<_>>()
+        };
+        self.texts.iter().zip(by_document).flat_map(of_document).collect()
     }
 
     fn encode(&self, model: &LanguageModel) -> Result<Vec<Vec<u32>>> {
@@ -277,27 +351,8 @@ impl Texts {
     }
 }
 
-/// Share of tokens that a model recalls, of each kind.
-fn recall(candidate: &Candidate, length: usize) -> Result<Vec<RecallResult>> {
-    let model = &candidate.model;
-    let size = model.tokenizer.vocab_size() as u32;
-    let words = size / 10..size / 10 * 9; // special tokens stand at either end
-    if words.len() < length {
-        bail!("--recall {length}: {} has {size} tokens, too few to draw different ones from", model.name);
-    }
-    let of_kind = |kind: mamba_ssd_eval::Recall| {
-        let text = |index| kind.text(length, &words, model.eos[0], SEED, index);
-        let texts: Vec<Scored> = (0..RECALL_TEXTS).map(text).collect();
-        let scores = scores(candidate, kind.name(), &texts);
-        let share = |sample: &[&Score]| {
-            let right: usize = sample.iter().map(|score| score.right).sum();
-            right as f64 / sample.iter().map(|score| score.tokens).sum::<usize>() as f64
-        };
-        let all: Vec<&Score> = scores.iter().collect();
-        let acc = Estimate { value: share(&all), error: standard_error(&scores, SEED, share) };
-        RecallResult { kind: kind.name(), length, acc }
-    };
-    Ok(RECALLS.map(of_kind).into())
+fn words(text: &str) -> usize {
+    text.split_whitespace().count()
 }
 
 /// Scores with a bar.

@@ -38,19 +38,19 @@ pub fn print(results: &Results) {
         Some(format!("{ratio:.3} x"))
     });
     row("word perplexity".into(), &|model| {
-        model.texts.as_ref().map(|texts| format!("{:.2}", texts.word_perplexity))
+        model.texts.as_ref().map(|texts| number(texts.word_perplexity))
     });
-    row("bits/byte".into(), &|model| model.texts.as_ref().map(|texts| format!("{:.4}", texts.bits_per_byte)));
+    row("bits/byte".into(), &|model| model.texts.as_ref().map(|texts| fine(texts.bits_per_byte)));
     for (index, recall) in first.recall.iter().enumerate() {
         row(format!("{}, {} tokens", recall.kind, thousands(recall.length)), &|model| {
             Some(share(model.recall[index].acc))
         });
     }
     row("KL from the first".into(), &|model| {
-        model.agreement.as_ref().map(|agreement| format!("{:.4}", agreement.kl))
+        model.agreement.as_ref().map(|agreement| fine(agreement.kl))
     });
     row("same likeliest token".into(), &|model| {
-        model.agreement.as_ref().map(|agreement| format!("{:.1} %", 100.0 * agreement.top1))
+        model.agreement.as_ref().map(|agreement| share(agreement.top1))
     });
     for (index, model) in models.iter().enumerate() {
         say(format_args!("[{}] {}, {:.0} s", index + 1, model.model, model.seconds));
@@ -73,6 +73,10 @@ pub fn print(results: &Results) {
 
 fn share(estimate: Estimate) -> String {
     format!("{:.1} ± {:.1} %", 100.0 * estimate.value, 100.0 * estimate.error)
+}
+
+fn fine(estimate: Estimate) -> String {
+    format!("{:.4} ± {:.4}", estimate.value, estimate.error)
 }
 
 fn number(estimate: Estimate) -> String {

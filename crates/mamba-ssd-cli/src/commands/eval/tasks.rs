@@ -29,6 +29,13 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether being right says something: of several choices, or of a last word, but not of a whole text that is to be
+    /// predicted.
+    pub fn is_graded(&self) -> bool {
+        let short = |text: &str| !text.trim().contains(char::is_whitespace);
+        self.items.iter().all(|item| item.choices.len() > 1 || item.choices.iter().all(|c| short(&c.continuation)))
+    }
+
     /// A number that differs, almost surely, between different items.
     pub fn hash(&self) -> u64 {
         let mut hash = XxHash64::default();

@@ -1,0 +1,95 @@
+//! A device without enough memory. Backends tell of it by panicking, with a backtrace; the user wants to know what to lower.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
+
+use anyhow::{Result, anyhow};
+
+use crate::args::Command;
+
+/// Keeps such panics from the terminal; all others are shown as ever.
+pub fn silence() {
+    let shown = panic::take_hook();
+    panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+        if !tells(message(info.payload())) {
+            shown(info);
+        }
+    }));
+}
+
+/// Runs `work`; such a panic in it becomes an error that says what was asked for and what to lower.
+///
+/// # Errors
+/// Those of `work`, and that one.
+pub fn caught<T>(advice: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(panic) if tells(message(&*panic)) => {
+            let size = bytes(message(&*panic)).map_or(String::new(), |bytes| {
+                format!(", {:.1} GB more were asked for", bytes as f64 / 1e9)
+            });
+            Err(anyhow!("the device is out of memory{size}; {advice}"))
+        }
+        Err(panic) => panic::resume_unwind(panic),
+    }
+}
+
+/// What a command's user can lower.
+pub fn advice(command: &Command) -> &'static str {
+    match command {
+        Command::Distill(_) => {
+            "in the recipe raise accumulation or set checkpointing = true (allowed in the recipe.toml of an interrupted run, \
+             before --resume), or lower batch or seq_len"
+        }
+        Command::Generate(_) => "lower --batch, --max-tokens or --prefill-chunk, or take --weights bf16",
+        Command::Eval(_) => "lower --window, or take --dtype bf16",
+        Command::Bench(_) => "lower --batch, --prefill or --context, or take --weights bf16",
+        _ => "take a smaller model or another --device",
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
+}
+
+fn tells(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["out of memory", "out-of-memory", "outofmemory", "out_of_memory", "out of device memory"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+/// The first number of bytes in a message.
+fn bytes(message: &str) -> Option<u64> {
+    let words: Vec<&str> = message.split_whitespace().collect();
+    words.windows(2).find(|pair| pair[1].starts_with("bytes")).and_then(|pair| pair[0].parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panics(message: &'static str) -> impl FnOnce() -> Result<()> {
+        move || panic!("{message}")
+    }
+
+    #[test]
+    fn missing_memory_becomes_one_line_of_advice() {
+        silence();
+        let line = |message| caught("lower it", panics(message)).expect_err("no memory").to_string();
+        assert_eq!(
+            line("called `Result::unwrap()` on an `Err` value: out of device memory allocating 2500000000 bytes\nbacktrace"),
+            "the device is out of memory, 2.5 GB more were asked for; lower it"
+        );
+        assert_eq!(line("Error(OutOfMemory { reason: .. })"), "the device is out of memory; lower it");
+        assert_eq!(caught("", || Ok(3)).expect("no panic"), 3);
+        assert_eq!(caught("", || -> Result<()> { Err(anyhow!("other")) }).expect_err("an error").to_string(), "other");
+    }
+
+    #[test]
+    #[should_panic(expected = "index out of range")]
+    fn other_panics_stay_what_they_are() {
+        let _ = caught("", panics("index out of range"));
+    }
+}
