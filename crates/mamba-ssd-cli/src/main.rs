@@ -7,6 +7,7 @@ mod console;
 mod device;
 mod files;
 mod hub;
+mod importance;
 mod interrupt;
 mod language_model;
 mod memory;
@@ -30,11 +31,15 @@ use interrupt::{EXIT_INTERRUPTED, Interrupted};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What is logged unless RUST_LOG says otherwise. CubeCL warns of every allocation that it tries again, and of measurements that
+/// two processes took at the same time.
+const LOG: &str = "warn,cubecl_runtime=error,cubecl_server=error";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     mamba_ssd::keep_kernels();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     out_of_memory::silence();
     let advice = out_of_memory::advice(&cli.command);
@@ -71,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Importance(args) => commands::importance::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::WarmUp(args) => commands::warm_up::run(&args),
         Command::Doctor => commands::doctor::run(),

@@ -55,15 +55,26 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 
 fn tells(message: &str) -> bool {
     let message = message.to_lowercase();
-    ["out of memory", "out-of-memory", "outofmemory", "out_of_memory", "out of device memory"]
-        .iter()
-        .any(|words| message.contains(words))
+    const WORDS: [&str; 7] = [
+        "out of memory",
+        "out-of-memory",
+        "outofmemory",
+        "out_of_memory",
+        "out of device memory",
+        "can't allocate buffer of size", // larger than the device
+        "kernels count in 32 bits",      // larger than any device, so far
+    ];
+    WORDS.iter().any(|words| message.contains(words))
 }
 
 /// The first number of bytes in a message.
 fn bytes(message: &str) -> Option<u64> {
     let words: Vec<&str> = message.split_whitespace().collect();
-    words.windows(2).find(|pair| pair[1].starts_with("bytes")).and_then(|pair| pair[0].parse().ok())
+    let of = |pair: &[&str]| match (pair[0], pair[1]) {
+        (number, "bytes") | ("size:", number) => number.parse().ok(),
+        _ => None,
+    };
+    words.windows(2).find_map(of)
 }
 
 #[cfg(test)]
@@ -81,6 +92,10 @@ mod tests {
         assert_eq!(
             line("called `Result::unwrap()` on an `Err` value: out of device memory allocating 2500000000 bytes\nbacktrace"),
             "the device is out of memory, 2.5 GB more were asked for; lower it"
+        );
+        assert_eq!(
+            line("An IO error happened\nCaused by:\n  can't allocate buffer of size: 103079215104\nNo backtrace available"),
+            "the device is out of memory, 103.1 GB more were asked for; lower it"
         );
         assert_eq!(line("Error(OutOfMemory { reason: .. })"), "the device is out of memory; lower it");
         assert_eq!(caught("", || Ok(3)).expect("no panic"), 3);

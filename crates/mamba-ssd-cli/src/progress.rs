@@ -53,6 +53,14 @@ impl Drop for StageBar {
     }
 }
 
+/// A bar over so many things.
+pub fn counting(what: &str, things: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:<9} {bar:20.cyan/dim} {pos} of {len}  {eta} left");
+    let bar = ProgressBar::new(things as u64).with_prefix(what.to_string());
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// A line that stays while `work` runs, for work without a length.
 pub fn during<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let spinner = ProgressBar::new_spinner().with_message(what.to_string());

@@ -17,6 +17,11 @@ pub enum ConvertError {
     /// A selection is empty.
     #[error("no layer was selected for conversion; select at least one")]
     NothingSelected,
+    /// A selection by importance, which nobody has measured.
+    #[error(
+        "which layers are important has to be measured first: `mamba-ssd distill` does, or name those that          `mamba-ssd importance` prints"
+    )]
+    NotMeasured,
     /// A selected layer is not attention.
     #[error("layer {layer} is {found}, only attention can be converted; leave it out of the selection")]
     NotAttention {

@@ -35,6 +35,9 @@ pub enum LayerSelection {
     AllExcept(Vec<usize>),
     /// Every layer but the nth, the 2nth and so on, which keep their attention.
     AllExceptEveryNth(usize),
+    /// Every layer but so many that are the most important ones, which keep their attention. Importance has to be measured
+    /// first: `mamba-ssd distill` does, and puts [`AllExcept`](Self::AllExcept) in its place.
+    AllExceptMostImportant(usize),
 }
 
 impl LayerSelection {
@@ -46,6 +49,7 @@ impl LayerSelection {
     pub fn resolve(&self, n_layers: usize) -> Result<Vec<usize>, ConvertError> {
         let listed = match self {
             Self::List(layers) | Self::AllExcept(layers) => layers.as_slice(),
+            Self::AllExceptMostImportant(_) => return Err(ConvertError::NotMeasured),
             Self::All | Self::EveryNth(_) | Self::AllExceptEveryNth(_) => &[],
         };
         if let Some(&layer) = listed.iter().find(|&&layer| layer >= n_layers) {
@@ -64,6 +68,7 @@ impl LayerSelection {
             Self::EveryNth(n) => *n > 0 && layer.is_multiple_of(*n),
             Self::List(layers) => layers.contains(&layer),
             Self::AllExcept(layers) => !layers.contains(&layer),
+            Self::AllExceptMostImportant(_) => false,
             Self::AllExceptEveryNth(n) => *n == 0 || !(layer + 1).is_multiple_of(*n),
         }
     }
@@ -239,6 +244,7 @@ mod tests {
         let missing = ConvertError::NoSuchLayer { layer: 6, n_layers: 6 };
         assert_eq!(LayerSelection::List(vec![6]).resolve(6), Err(missing));
         assert_eq!(LayerSelection::EveryNth(0).resolve(6), Err(ConvertError::NothingSelected));
+        assert_eq!(LayerSelection::AllExceptMostImportant(2).resolve(6), Err(ConvertError::NotMeasured));
         assert_eq!(LayerSelection::AllExceptEveryNth(1).resolve(6), Err(ConvertError::NothingSelected));
         assert_eq!(LayerSelection::List(vec![]).resolve(6), Err(ConvertError::NothingSelected));
     }

@@ -4,6 +4,7 @@
 //! - [`items`]: multiple choice and greedy continuation by log-likelihood, as lm-evaluation-harness counts them.
 //! - [`Recall`]: copying, associative recall and needles at any length.
 //! - [`agreement()`]: divergence and likeliest tokens of a student beside its teacher.
+//! - [`importance()`]: what a model is without each of its attention layers.
 //! - [`standard_error`]: of any of them, by bootstrap.
 //! - [`problems`]: seeded arithmetic word problems with worked solutions, in two disjoint splits.
 //! - [`grade`]: reads the answer out of what a model wrote.
@@ -15,6 +16,7 @@ mod accuracy;
 mod agreement;
 mod bootstrap;
 pub mod grade;
+mod importance;
 pub mod items;
 mod perplexity;
 pub mod problems;
@@ -24,6 +26,7 @@ mod score;
 pub use accuracy::{AccuracyReport, answer_accuracy};
 pub use agreement::{Agreement, agreement};
 pub use bootstrap::standard_error;
+pub use importance::{BROKEN, LayerImportance, Rank, importance};
 pub use perplexity::{Surprise, perplexity, windows};
 pub use recall::{RECALLS, Recall};
 pub use score::{Score, Scored, score};

@@ -60,6 +60,9 @@ pub(crate) struct Identity {
     stages: Vec<StageRecipe>,
     optimizer: AdamWConfig,
     data: u64,
+    /// Likeliest tokens that a teacher cache keeps; rows are cut otherwise with one.
+    #[serde(default)]
+    kept: Option<usize>,
 }
 
 impl Identity {
@@ -69,6 +72,7 @@ impl Identity {
             stages: recipe.stages.iter().map(StageRecipe::without_form).collect(),
             optimizer: recipe.optimizer,
             data: data.fingerprint(),
+            kept: recipe.teacher_cache.as_ref().map(|cache| cache.top_k),
         }
     }
 
@@ -79,6 +83,7 @@ impl Identity {
             (self.stages != other.stages, "[[stage]]"),
             (self.optimizer != other.optimizer, "[optimizer]"),
             (self.data != other.data, "data"),
+            (self.kept != other.kept, "[teacher_cache] top_k"),
         ];
         rules.iter().find(|rule| rule.0).map(|rule| rule.1)
     }

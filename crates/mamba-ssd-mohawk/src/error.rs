@@ -38,6 +38,14 @@ pub enum MohawkError {
         /// Step in the stage, counted from 1.
         step: usize,
     },
+    /// A teacher cache that is damaged or of something else.
+    #[error("teacher cache {}: {reason}", path.display())]
+    Cache {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was found, and what to do.
+        reason: String,
+    },
     /// One of several devices that train together is gone.
     #[error("device {0} stopped in the middle of a step: nothing was overwritten; resume from the last checkpoint")]
     Replica(usize),

@@ -12,8 +12,25 @@ pub(crate) fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
 ) -> Result<(), MohawkError> {
+    replace_through(path, ".tmp", write)
+}
+
+/// [`replace`] where other threads or programs may replace the same file.
+pub(crate) fn replace_beside_others(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), MohawkError> {
+    let own = format!(".{}-{:?}.tmp", std::process::id(), std::thread::current().id());
+    replace_through(path, &own.replace(['(', ')'], ""), write)
+}
+
+fn replace_through(
+    path: &Path,
+    end: &str,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), MohawkError> {
     let mut name = path.as_os_str().to_os_string();
-    name.push(".tmp");
+    name.push(end);
     let temporary = Path::new(&name);
     let written = write_synced(temporary, write);
     written.inspect_err(|_| drop(fs::remove_file(temporary))).map_err(MohawkError::io(temporary))?;

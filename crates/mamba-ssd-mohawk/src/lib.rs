@@ -51,6 +51,7 @@ pub mod recipe;
 mod replica;
 mod schedule;
 pub mod stage;
+mod teacher_cache;
 mod train;
 
 pub use checkpoint::{CHECKPOINT, Progress};
@@ -61,4 +62,5 @@ pub use optim::AdamWConfig;
 pub use preflight::{ParameterPlan, Preflight, StagePlan, preflight};
 pub use recipe::{DataRecipe, Recipe};
 pub use schedule::Wsd;
+pub use teacher_cache::{CacheRecipe, Kept};
 pub use train::{Distillation, METRICS, Outcome};

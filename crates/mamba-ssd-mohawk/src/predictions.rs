@@ -1,11 +1,13 @@
 //! Stage 3: the loss on predictions, and its gradient with the activations of one layer at a time.
 
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Gradients, Int, Tensor};
 use mamba_ssd::{Backbone, next_token_loss};
 
 use crate::data::Batch;
-use crate::loss::{Divergence, Reduction};
+use crate::loss::{Divergence, Reduction, widen};
 use crate::stage::mixers;
+use crate::teacher_cache::Kept;
 
 /// (1 − w) · divergence from the teacher + w · cross entropy against the data, mean over the tokens that have a target; and the
 /// mixers' outputs as in stage 2, if they are to count.
@@ -28,6 +30,33 @@ impl Default for LogitsLoss {
     }
 }
 
+/// What the student's predictions are held against.
+enum Target {
+    /// The teacher's logits, `[b t v]`.
+    Logits(Tensor<3>),
+    /// The likeliest of them.
+    Kept(Kept),
+}
+
+/// Cross entropy, or KL, of the k likeliest tokens and all others as one more: equal to that of all tokens where k is the
+/// vocabulary, and never larger for KL.
+fn divergence_from_kept(divergence: Divergence, logits: Tensor<3>, kept: Kept) -> Tensor<2> {
+    let log_q = log_softmax(widen(logits), 2).gather(2, kept.ids);
+    let dtype = log_q.dtype();
+    let (log_p, rest) = (kept.log_p.cast(dtype), kept.rest.cast(dtype));
+    let p = log_p.clone().exp();
+    // What f32 leaves of 1 is noise below 1e-7; where nothing is left over, it has no weight.
+    let others = log_q.clone().exp().sum_dim(2).squeeze_dim::<2>(2).neg().add_scalar(1.0).clamp_min(1e-7).log();
+    let cross = (p.clone() * log_q).sum_dim(2).squeeze_dim::<2>(2) + rest.clone() * others;
+    match divergence {
+        Divergence::ForwardKl => {
+            let entropy = (p * log_p).sum_dim(2).squeeze_dim::<2>(2);
+            entropy + rest.clone() * rest.clamp_min(1e-30).log() - cross
+        }
+        _ => cross.neg(),
+    }
+}
+
 /// Logits that are held at once where they are computed in pieces: 128 MiB in half precision.
 const LOGITS: usize = 1 << 26;
 
@@ -36,10 +65,13 @@ impl LogitsLoss {
     fn per_token(
         &self,
         logits: Tensor<3>,
-        teacher: impl FnOnce() -> Tensor<3>,
+        teacher: impl FnOnce() -> Target,
         targets: Tensor<2, Int>,
     ) -> Tensor<2> {
-        let of_teacher = |logits| self.divergence.per_token(logits, teacher(), self.temperature);
+        let of_teacher = |logits| match teacher() {
+            Target::Logits(target) => self.divergence.per_token(logits, target, self.temperature),
+            Target::Kept(kept) => divergence_from_kept(self.divergence, logits, kept),
+        };
         match self.hard_label_weight {
             0.0 => of_teacher(logits),
             1.0 => next_token_loss(logits, targets),
@@ -51,7 +83,10 @@ impl LogitsLoss {
     pub(crate) fn of_whole<T: Backbone, S: Backbone>(&self, teacher: &T, student: &S, batch: &Batch) -> Tensor<1> {
         let segments = batch.segments.as_ref();
         let logits = student.forward(batch.tokens.clone(), segments);
-        let target = || teacher.forward(batch.tokens.clone(), segments);
+        let target = || match &batch.kept {
+            Some(kept) => Target::Kept(kept.clone()),
+            None => Target::Logits(teacher.forward(batch.tokens.clone(), segments)),
+        };
         let per_token = self.per_token(logits, target, batch.targets.clone());
         Reduction::TokenMean.apply(per_token, batch.mask.as_ref())
     }
@@ -111,7 +146,7 @@ impl LogitsLoss {
     ) -> (Tensor<1>, Tensor<3>) {
         let [b, t, d] = output.dims();
         let flat = |hidden: Tensor<3>| hidden.reshape([1, b * t, d]);
-        let asks = self.hard_label_weight < 1.0;
+        let asks = self.hard_label_weight < 1.0 && batch.kept.is_none();
         let target = asks.then(|| flat(teacher.hidden(batch.tokens.clone(), batch.segments.as_ref())));
         let (output, targets) = (flat(output), batch.targets.clone().reshape([1, b * t]));
         let mask: Option<Tensor<2, Bool>> = batch.mask.clone().map(|mask| mask.reshape([1, b * t]));
@@ -121,9 +156,10 @@ impl LogitsLoss {
         for at in (0..b * t).step_by(piece) {
             let n = piece.min(b * t - at);
             let leaf = output.clone().narrow(1, at, n).detach().require_grad();
-            let of_teacher = || {
-                let target = target.clone().expect("asked for unless the data's tokens are all that counts");
-                teacher.head(target.narrow(1, at, n))
+            let of_teacher = || match (&batch.kept, &target) {
+                (Some(kept), _) => Target::Kept(kept.piece(at, n)),
+                (None, Some(target)) => Target::Logits(teacher.head(target.clone().narrow(1, at, n))),
+                (None, None) => unreachable!("asked for unless the data's tokens are all that counts"),
             };
             let per_token =
                 self.per_token(student.head(leaf.clone()), of_teacher, targets.clone().narrow(1, at, n));

@@ -24,7 +24,8 @@ use crate::optim::AdamW;
 use crate::parameters::train_only;
 use crate::recipe::{Recipe, StageRecipe};
 use crate::replica::Replica;
-use crate::stage::mixer_layers;
+use crate::stage::{StageKind, mixer_layers};
+use crate::teacher_cache::TeacherCache;
 
 /// Name of the metrics in a run's folder.
 pub const METRICS: &str = "metrics.jsonl";
@@ -147,6 +148,8 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
             // A run killed before its first step resumes from the very student it began with.
             journal.save(&self.progress, &self.student, &self.optimizer)?;
         }
+        let cache = self.recipe.teacher_cache.as_ref();
+        let cache = cache.map(|cache| TeacherCache::open(cache, self.data, &self.teacher)).transpose()?;
         let devices: Vec<Device> = [device].into_iter().chain(self.devices).collect();
         let mut others = Replica::team(&devices);
         let first = others.remove(0);
@@ -158,6 +161,7 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
             progress: self.progress.clone(),
             journal,
             replica,
+            cache: cache.clone(),
         };
         let student = || self.student.clone();
         thread::scope(|scope| {
@@ -186,6 +190,7 @@ struct Run<'a, T> {
     progress: Progress,
     journal: Option<Journal>,
     replica: Replica,
+    cache: Option<TeacherCache>,
 }
 
 impl<T: Backbone> Run<'_, T> {
@@ -226,6 +231,9 @@ impl<T: Backbone> Run<'_, T> {
         let mut student = train_only(student, &trainable);
         let seed = self.recipe.seed.wrapping_add(self.progress.stage as u64);
         let mut loader = Loader::new(self.data, stage.seq_len, seed, self.progress.cursor);
+        if self.cache_of(stage).is_some() {
+            loader = loader.aligned();
+        }
         observer.on_stage_start(&self.info(stage, &student));
         while self.progress.step < stage.steps() {
             let (next, report) = self.step(student, stage, &mut loader)?;
@@ -239,6 +247,12 @@ impl<T: Backbone> Run<'_, T> {
         }
         self.end_stage(stage, &student, observer)?;
         Ok((student, ControlFlow::Continue(())))
+    }
+
+    /// Where the teacher's predictions are kept, if the stage asks for them.
+    fn cache_of(&self, stage: &StageRecipe) -> Option<&TeacherCache> {
+        let asks = stage.kind == StageKind::Logits && stage.hard_label_weight != Some(1.0);
+        self.cache.as_ref().filter(|_| asks)
     }
 
     fn info<S: Backbone>(&self, stage: &StageRecipe, student: &S) -> StageInfo {
@@ -263,7 +277,14 @@ impl<T: Backbone> Run<'_, T> {
         let started = Instant::now();
         let (rows, device) = (stage.micro_batch(), self.replica.device());
         let part = self.replica.part(rows);
-        let batches = (0..stage.accumulation).map(|_| loader.next_part(rows, part.clone(), device)).collect();
+        let next = |_| {
+            let (mut batch, all) = loader.next_part(rows, part.clone(), device);
+            if let Some(cache) = self.cache_of(stage) {
+                batch.kept = Some(cache.of(&self.teacher, &batch)?);
+            }
+            Ok((batch, all))
+        };
+        let batches = (0..stage.accumulation).map(next).collect::<Result<_, MohawkError>>()?;
         let pass = Pass { objective: stage.objective(), checkpointing: stage.checkpointing };
         let (terms, gradients) = pass.backward(&self.teacher, &student, batches);
         let (terms, gradients) = (terms.sum_over(&self.replica)?, gradients.sum_over(&self.replica)?);

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use mamba_ssd_eval::Rank;
 
 use super::values::{count, not_negative};
 use super::{DTypeArg, WeightsArg};
@@ -59,6 +60,63 @@ pub struct EvalArgs {
     /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "flex")]
     pub device: DeviceChoice,
+}
+
+/// Measure which attention layers a model needs most.
+#[derive(Debug, Args)]
+pub struct ImportanceArgs {
+    /// A folder, a file of weights (safetensors, PyTorch, GGUF) or hf:OWNER/NAME[@REVISION]
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Texts: JSON lines or plain text, as they are or compressed (.gz, .zst)
+    #[arg(long, value_name = "FILE")]
+    pub texts: PathBuf,
+    /// The field of a JSON line that holds the text
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub field: String,
+    /// Texts to read
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = count)]
+    pub limit: usize,
+    /// Tokens of a text, and of a random string with its copy
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = count)]
+    pub length: usize,
+    /// Random strings to copy
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
+    pub strings: usize,
+    /// What makes a layer important
+    #[arg(long, value_enum, default_value_t)]
+    pub by: RankArg,
+    /// Layers to keep, in the line for a recipe
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = count)]
+    pub keep: usize,
+    /// Float type to compute in; on the CPU f32
+    #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
+    pub dtype: DTypeArg,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute: flex (CPU), wgpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "flex")]
+    pub device: DeviceChoice,
+}
+
+/// What makes a layer important.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RankArg {
+    /// How much less is copied without it, among layers without which texts are still predicted
+    #[default]
+    Recall,
+    /// How far predictions move without it
+    Kl,
+}
+
+impl From<RankArg> for Rank {
+    fn from(by: RankArg) -> Self {
+        match by {
+            RankArg::Recall => Self::Recall,
+            RankArg::Kl => Self::Kl,
+        }
+    }
 }
 
 /// Measure a model's speed.

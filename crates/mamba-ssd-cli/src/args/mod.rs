@@ -16,7 +16,7 @@ use crate::device::DeviceChoice;
 pub use convert::{ConvertArgs, InitArg, InspectArgs, LayersArg};
 pub use distill::DistillArgs;
 pub use generate::GenerateArgs;
-pub use measure::{BenchArgs, CompareArgs, EvalArgs, WarmUpArgs};
+pub use measure::{BenchArgs, CompareArgs, EvalArgs, ImportanceArgs, RankArg, WarmUpArgs};
 use values::threads;
 
 /// Turn pretrained Transformers into Mamba-2 models, and run them.
@@ -46,6 +46,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure how good models are, side by side
     Eval(EvalArgs),
+    /// Measure which attention layers a model needs most: those that a hybrid should keep
+    Importance(ImportanceArgs),
     /// Measure how fast a model reads and writes here, beside what the machine could do at best
     Bench(BenchArgs),
     /// Compile and tune the kernels that a model needs on a GPU, once for all later runs

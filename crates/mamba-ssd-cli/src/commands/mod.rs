@@ -7,5 +7,6 @@ pub mod distill;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod importance;
 pub mod inspect;
 pub mod warm_up;

@@ -43,6 +43,8 @@ pub struct Report<'a> {
     pub summary: &'a Summary,
     /// Loss curves in the order of the stages.
     pub losses: Vec<StageLosses>,
+    /// Further curves of the stages: gradients, speed, memory.
+    pub course: Vec<StageLosses>,
     /// Chosen layers and heads.
     pub matrices: Vec<MatrixPair>,
     /// The resolved recipe.
@@ -57,7 +59,10 @@ impl Report<'_> {
     pub fn html(&self) -> Result<String> {
         let mut body = html::header(self.summary);
         body += &html::section("Result", &self.result()?);
-        body += &html::section("Loss", &self.loss_charts()?);
+        body += &html::section("Loss", &stage_charts(&self.losses)?);
+        if !self.course.is_empty() {
+            body += &html::section("Training", &stage_charts(&self.course)?);
+        }
         if !self.matrices.is_empty() {
             body += &html::section("Mixing matrices", &html::matrices(&self.matrices));
         }
@@ -93,17 +98,16 @@ impl Report<'_> {
         }
         Ok(html::table(&stage_table(summary)) + &html::grid(&figures))
     }
+}
 
-    fn loss_charts(&self) -> Result<String> {
-        let mut figures = Vec::new();
-        for stage in &self.losses {
-            let chart =
-                LineChart { x: "tokens".into(), y: stage.measure.clone(), curves: stage.curves.clone() };
-            let legend = html::legend(&chart.curves);
-            figures.push(html::figure(&format!("Stage: {}", stage.kind), &charts::lines(&chart)?, &legend));
-        }
-        Ok(html::grid(&figures))
+fn stage_charts(stages: &[StageLosses]) -> Result<String> {
+    let mut figures = Vec::new();
+    for stage in stages {
+        let chart = LineChart { x: "tokens".into(), y: stage.measure.clone(), curves: stage.curves.clone() };
+        let legend = html::legend(&chart.curves);
+        figures.push(html::figure(&format!("Stage: {}", stage.kind), &charts::lines(&chart)?, &legend));
     }
+    Ok(html::grid(&figures))
 }
 
 /// The table that a run ends with: the teacher, the student as converted, and the student after each stage.

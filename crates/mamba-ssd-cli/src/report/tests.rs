@@ -73,6 +73,7 @@ fn report(summary: &Summary) -> Report<'_> {
             losses("hidden", "L2 norm per token", 4),
             losses("logits", "cross entropy (nats)", 1),
         ],
+        course: vec![losses("logits", "gradient norm", 1)],
         matrices: vec![pair(0), pair(3)],
         recipe: "seed = 7\n",
     }

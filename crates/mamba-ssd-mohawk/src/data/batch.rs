@@ -4,6 +4,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use mamba_ssd::Segments;
 
 use super::Dataset;
+use crate::teacher_cache::Kept;
 
 /// One packed row on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(super) struct Row {
     pub present: usize,
     /// Index in the row of the first token of each token's document.
     pub starts: Vec<usize>,
+    /// Where in the stream it begins.
+    pub at: usize,
 }
 
 impl Row {
@@ -22,7 +25,7 @@ impl Row {
     /// with the end token.
     pub fn cut(data: &Dataset, start: usize, len: usize) -> Self {
         let total = data.tokens.len();
-        let mut row = Self::with_capacity(len);
+        let mut row = Self { at: start, ..Self::with_capacity(len) };
         let mut document = data.document_at(start);
         for index in 0..len.min(total) {
             let at = (start + index) % total;
@@ -42,6 +45,7 @@ impl Row {
             mask: Vec::with_capacity(len),
             present: 0,
             starts: Vec::with_capacity(len),
+            at: 0,
         }
     }
 
@@ -80,6 +84,10 @@ pub struct Batch {
     pub segments: Option<Segments>,
     /// What there is in it.
     pub counts: Counts,
+    /// Where in the stream of all documents its rows begin.
+    pub starts: Vec<usize>,
+    /// What the teacher predicts, if that is kept; otherwise it is asked.
+    pub kept: Option<Kept>,
 }
 
 /// What there is in some rows.
@@ -118,6 +126,8 @@ impl Batch {
             tokens: ids(flatten(rows, |row| &row.tokens), shape, device),
             targets: ids(flatten(rows, |row| &row.targets), shape, device),
             counts: Counts::of(rows),
+            starts: rows.iter().map(|row| row.at).collect(),
+            kept: None,
             mask: unless_all(mask, shape, device),
             present: unless_all(present, shape, device),
             segments: segments(rows, shape, device),

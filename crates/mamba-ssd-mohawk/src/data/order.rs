@@ -27,6 +27,7 @@ pub struct Loader<'a> {
     seed: u64,
     cursor: Cursor,
     epoch: Epoch,
+    aligned: bool,
 }
 
 impl<'a> Loader<'a> {
@@ -37,8 +38,15 @@ impl<'a> Loader<'a> {
     /// If `seq_len` is 0 or `data` is empty.
     pub fn new(data: &'a Dataset, seq_len: usize, seed: u64, cursor: Cursor) -> Self {
         assert!(seq_len > 0, "rows of 0 tokens");
-        let epoch = Epoch::new(data.len(), seq_len, seed, cursor.epoch);
-        Self { data, seq_len, seed, cursor, epoch }
+        let epoch = Epoch::new(data.len(), seq_len, seed, cursor.epoch, false);
+        Self { data, seq_len, seed, cursor, epoch, aligned: false }
+    }
+
+    /// The same with rows that begin at multiples of their length in every epoch, so that they come again.
+    pub fn aligned(mut self) -> Self {
+        self.epoch = Epoch::new(self.data.len(), self.seq_len, self.seed, self.cursor.epoch, true);
+        self.aligned = true;
+        self
     }
 
     /// The place of the next row.
@@ -70,7 +78,7 @@ impl<'a> Loader<'a> {
     pub(super) fn next_row(&mut self) -> Row {
         if self.cursor.position >= self.epoch.starts.len() {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
-            self.epoch = Epoch::new(self.data.len(), self.seq_len, self.seed, self.cursor.epoch);
+            self.epoch = Epoch::new(self.data.len(), self.seq_len, self.seed, self.cursor.epoch, self.aligned);
         }
         let start = self.epoch.starts[self.cursor.position];
         self.cursor.position += 1;
@@ -87,14 +95,15 @@ struct Epoch {
 impl Epoch {
     /// Cuts a stream of `len` tokens, seen as a circle, from a random offset on. A stream shorter
     /// than a row is one padded row; otherwise an epoch leaves out less than a row, each time
-    /// elsewhere.
-    fn new(len: usize, seq_len: usize, seed: u64, epoch: u64) -> Self {
+    /// elsewhere. An aligned one is cut from the start.
+    fn new(len: usize, seq_len: usize, seed: u64, epoch: u64, aligned: bool) -> Self {
         if len < seq_len {
             return Self { starts: vec![0] };
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(epoch);
         let offset = rng.random_range(0..len as u64) as usize;
+        let offset = if aligned { 0 } else { offset };
         let mut starts: Vec<usize> = (0..len / seq_len).map(|row| (offset + row * seq_len) % len).collect();
         starts.shuffle(&mut rng);
         Self { starts }

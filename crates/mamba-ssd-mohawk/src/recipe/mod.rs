@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::MohawkError;
 use crate::optim::AdamWConfig;
+use crate::teacher_cache::CacheRecipe;
 
 /// A whole run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +64,9 @@ pub struct Recipe {
     /// How the student learns.
     #[serde(default)]
     pub optimizer: AdamWConfig,
+    /// Where the teacher's predictions are kept for stages of logits; absent: it is asked at every step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_cache: Option<CacheRecipe>,
     /// When the run is written down.
     #[serde(default)]
     pub checkpoint: CheckpointRecipe,
@@ -222,6 +226,12 @@ impl Recipe {
         for (index, stage) in self.stages.iter().enumerate() {
             let reason = |reason| MohawkError::Recipe(format!("stage {}: {reason}", index + 1));
             stage.validate().map_err(reason)?;
+            if self.teacher_cache.is_some() {
+                stage.validate_cached().map_err(reason)?;
+            }
+        }
+        if self.teacher_cache.as_ref().is_some_and(|cache| cache.top_k == 0) {
+            return Err(MohawkError::Recipe("teacher_cache: top_k = 0, expected at least 1".into()));
         }
         self.validate_optimizer()
     }

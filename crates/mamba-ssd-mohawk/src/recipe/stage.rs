@@ -120,6 +120,17 @@ impl StageRecipe {
         self.validate_kind()
     }
 
+    /// What a teacher cache cannot do for this stage.
+    pub(super) fn validate_cached(&self) -> Result<(), String> {
+        let divergence = self.divergence.unwrap_or_default();
+        let kept = matches!(divergence, Divergence::CrossEntropy | Divergence::ForwardKl);
+        if self.kind == StageKind::Logits && (!kept || self.temperature.is_some_and(|t| t != 1.0)) {
+            let expected = "expected divergence \"cross_entropy\" or \"forward_kl\" at temperature 1";
+            return Err(format!("a teacher_cache holds the likeliest tokens alone, {expected}; remove [teacher_cache]"));
+        }
+        Ok(())
+    }
+
     fn validate_sizes(&self) -> Result<(), String> {
         let sizes = [
             ("tokens", self.tokens),

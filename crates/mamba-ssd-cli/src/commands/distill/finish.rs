@@ -49,9 +49,11 @@ pub fn save_student(session: &Session, student: &Model) -> Result<()> {
 pub fn write_results(session: &Session, student: &Model, stages: &[StageReport]) -> Result<Summary> {
     let summary = summarise(session, student, stages)?;
     let folder = session.folder.path();
+    let metrics = read_metrics(&folder.join(METRICS))?;
     let report = Report {
         summary: &summary,
-        losses: pictures::losses(&read_metrics(&folder.join(METRICS))?),
+        losses: pictures::losses(&metrics),
+        course: pictures::course(&metrics),
         matrices: pictures::matrices(&session.teacher.model, student, &session.corpus.held_out[0]),
         recipe: &session.folder.recipe.to_toml()?,
     };

@@ -183,7 +183,9 @@ fn resolve(recipe: &mut Recipe, args: &DistillArgs) -> Result<()> {
     if let Some(teacher) = &args.teacher {
         recipe.teacher = Some(hub::local(teacher)?);
     }
-    for path in [&mut recipe.teacher, &mut recipe.data.path, &mut recipe.eval.path].into_iter().flatten() {
+    let cache = recipe.teacher_cache.as_mut().map(|cache| &mut cache.path);
+    let named = [&mut recipe.teacher, &mut recipe.data.path, &mut recipe.eval.path].into_iter().flatten();
+    for path in named.chain(cache) {
         *path = std::path::absolute(&*path).with_context(|| format!("cannot resolve {}", path.display()))?;
     }
     shrink(recipe, args.scale);

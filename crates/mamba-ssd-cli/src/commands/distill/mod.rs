@@ -13,11 +13,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, FloatDType};
+use mamba_ssd_convert::LayerSelection;
+use mamba_ssd_eval::Rank;
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::{Distillation, Outcome, preflight};
 
 use crate::args::DistillArgs;
 use crate::console::{say, thousands};
+use crate::importance::{Reading, kept, measure};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::language_model::LanguageModel;
 use corpus::Corpus;
@@ -64,7 +67,7 @@ impl Session {
     /// Checks everything that can be wrong with what the user gave, cheapest first.
     fn open(args: &DistillArgs) -> Result<Self> {
         let started = Instant::now();
-        let folder = RunFolder::open(args)?;
+        let mut folder = RunFolder::open(args)?;
         let recipe = &folder.recipe;
         let dtype = FloatDType::from(recipe.dtype);
         ensure!(
@@ -79,6 +82,13 @@ impl Session {
             None => LanguageModel::bundled(&device)?,
         };
         let corpus = Corpus::read(recipe, &teacher.tokenizer, teacher.eos[0])?;
+        if let LayerSelection::AllExceptMostImportant(keep) = recipe.student.layers {
+            let (ranked, _) = measure(&teacher, &corpus.held_out, Reading::default(), Rank::default())?;
+            let kept = kept(&ranked, keep);
+            say(format_args!("keeps attention in layers {kept:?}, without which least is copied"));
+            folder.recipe.student.layers = LayerSelection::AllExcept(kept);
+        }
+        let recipe = &folder.recipe;
         let examiner = Examiner::new(&corpus, &teacher, &recipe.eval);
         let interrupt = Interrupt::listen()?;
         Ok(Self {

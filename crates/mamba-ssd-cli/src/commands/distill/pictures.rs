@@ -19,18 +19,40 @@ pub fn losses(metrics: &[StepReport]) -> Vec<StageLosses> {
     metrics.chunk_by(|a, b| a.stage == b.stage).map(stage_losses).collect()
 }
 
+/// How each stage went: gradient norm, speed, and memory where the device tells of it.
+pub fn course(metrics: &[StepReport]) -> Vec<StageLosses> {
+    let of_stage = |steps: &[StepReport]| {
+        let figures: [(&str, &dyn Fn(&StepReport) -> Option<f64>); 3] = [
+            ("gradient norm", &|step| Some(step.grad_norm)),
+            ("tokens a second", &|step| Some(step.tokens_per_second)),
+            ("memory, GB", &|step| step.device_bytes.map(|bytes| bytes as f64 / 1e9)),
+        ];
+        let chart = |(measure, figure): (&str, &dyn Fn(&StepReport) -> Option<f64>)| StageLosses {
+            kind: describe::kind(steps[0].kind).into(),
+            measure: measure.into(),
+            curves: vec![curve(steps, measure.into(), figure)],
+        };
+        let drawn = |chart: &StageLosses| !chart.curves[0].points.is_empty();
+        figures.map(chart).into_iter().filter(drawn).collect::<Vec<_>>()
+    };
+    metrics.chunk_by(|a, b| a.stage == b.stage).flat_map(of_stage).collect()
+}
+
+/// A figure of every step over the stage's tokens.
+fn curve(steps: &[StepReport], name: String, figure: &dyn Fn(&StepReport) -> Option<f64>) -> Curve {
+    Curve { name, points: steps.iter().filter_map(|step| Some((step.tokens as f64, figure(step)?))).collect() }
+}
+
 fn stage_losses(steps: &[StepReport]) -> StageLosses {
     let first = &steps[0];
-    let curve = |name: String, loss: &dyn Fn(&StepReport) -> Option<f64>| Curve {
-        name,
-        points: steps.iter().filter_map(|step| Some((step.tokens as f64, loss(step)?))).collect(),
-    };
     let by_layer = (0..first.layers.len()).filter(|&layer| first.layers[layer].is_some());
     let mut curves: Vec<Curve> = by_layer
-        .map(|layer| curve(format!("layer {layer}"), &|step| step.layers.get(layer).copied().flatten()))
+        .map(|layer| {
+            curve(steps, format!("layer {layer}"), &|step| step.layers.get(layer).copied().flatten())
+        })
         .collect();
     if curves.is_empty() {
-        curves.push(curve("loss".into(), &|step| Some(step.loss)));
+        curves.push(curve(steps, "loss".into(), &|step| Some(step.loss)));
     }
     StageLosses {
         kind: describe::kind(first.kind).into(),
