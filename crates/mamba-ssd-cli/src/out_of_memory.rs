@@ -25,9 +25,8 @@ pub fn caught<T>(advice: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match panic::catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result,
         Err(panic) if tells(message(&*panic)) => {
-            let size = bytes(message(&*panic)).map_or(String::new(), |bytes| {
-                format!(", {:.1} GB more were asked for", bytes as f64 / 1e9)
-            });
+            let size = bytes(message(&*panic))
+                .map_or(String::new(), |bytes| format!(", {:.1} GB more were asked for", bytes as f64 / 1e9));
             Err(anyhow!("the device is out of memory{size}; {advice}"))
         }
         Err(panic) => panic::resume_unwind(panic),
@@ -90,16 +89,23 @@ mod tests {
         silence();
         let line = |message| caught("lower it", panics(message)).expect_err("no memory").to_string();
         assert_eq!(
-            line("called `Result::unwrap()` on an `Err` value: out of device memory allocating 2500000000 bytes\nbacktrace"),
+            line(
+                "called `Result::unwrap()` on an `Err` value: out of device memory allocating 2500000000 bytes\nbacktrace"
+            ),
             "the device is out of memory, 2.5 GB more were asked for; lower it"
         );
         assert_eq!(
-            line("An IO error happened\nCaused by:\n  can't allocate buffer of size: 103079215104\nNo backtrace available"),
+            line(
+                "An IO error happened\nCaused by:\n  can't allocate buffer of size: 103079215104\nNo backtrace available"
+            ),
             "the device is out of memory, 103.1 GB more were asked for; lower it"
         );
         assert_eq!(line("Error(OutOfMemory { reason: .. })"), "the device is out of memory; lower it");
         assert_eq!(caught("", || Ok(3)).expect("no panic"), 3);
-        assert_eq!(caught("", || -> Result<()> { Err(anyhow!("other")) }).expect_err("an error").to_string(), "other");
+        assert_eq!(
+            caught("", || -> Result<()> { Err(anyhow!("other")) }).expect_err("an error").to_string(),
+            "other"
+        );
     }
 
     #[test]

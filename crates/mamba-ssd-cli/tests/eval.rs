@@ -80,7 +80,8 @@ fn models_are_examined_side_by_side() {
     }
     // What 11 words cost, by definition: perplexity over tokens, to the power of tokens a word.
     let texts = &models[0]["texts"];
-    let number = |name: &str| texts[name]["value"].as_f64().unwrap_or_else(|| texts[name].as_f64().expect("a number"));
+    let number =
+        |name: &str| texts[name]["value"].as_f64().unwrap_or_else(|| texts[name].as_f64().expect("a number"));
     let nats = number("perplexity").ln() * number("tokens");
     assert_eq!((number("words"), number("bytes")), (18.0, 56.0));
     assert!((number("word_perplexity").ln() - nats / 18.0).abs() < 1e-9);

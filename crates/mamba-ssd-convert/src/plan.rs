@@ -78,10 +78,39 @@ impl LayerSelection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptHeads {
-    /// How a layer joins its mixer and its attention heads.
+    /// How a layer joins its mixer and its attention heads; `adapter`, `vanilla`, `hymba` or `merger` in a recipe.
+    #[serde(with = "junction_name")]
     pub junction: JunctionKind,
     /// Layer and query head. Every layer that changes has the junction, with or without heads.
     pub heads: Vec<(usize, usize)>,
+}
+
+/// A junction by its name in small letters, as on the command line.
+mod junction_name {
+    use mamba_ssd::JunctionKind;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    const NAMES: [(&str, JunctionKind); 4] = [
+        ("adapter", JunctionKind::Adapter),
+        ("vanilla", JunctionKind::Vanilla),
+        ("hymba", JunctionKind::Hymba),
+        ("merger", JunctionKind::Merger),
+    ];
+
+    pub fn serialize<S: Serializer>(junction: &JunctionKind, serializer: S) -> Result<S::Ok, S::Error> {
+        let name = NAMES.iter().find(|(_, kind)| kind == junction).expect("a name for each").0;
+        serializer.serialize_str(name)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JunctionKind, D::Error> {
+        let found = String::deserialize(deserializer)?;
+        let named = NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(&found));
+        let names = NAMES.map(|(name, _)| name).join(", ");
+        named
+            .map(|(_, kind)| *kind)
+            .ok_or_else(|| D::Error::custom(format!("no junction `{found}`, expected one of {names}")))
+    }
 }
 
 impl KeptHeads {
@@ -255,6 +284,15 @@ mod tests {
         let plan: ConversionPlan = serde_json::from_str(text).expect("a valid plan");
         assert_eq!(plan.layers, LayerSelection::AllExcept(vec![4, 10]));
         assert_eq!((plan.init, plan.d_state, plan.seed), (Init::Qkvo, Some(64), 3));
+        let kept = |name: &str| format!(r#"{{"kept": {{"junction": "{name}", "heads": [[1, 3]]}}}}"#);
+        for name in ["adapter", "Adapter"] {
+            let plan: ConversionPlan = serde_json::from_str(&kept(name)).expect("a valid plan");
+            assert_eq!(plan.kept.as_ref().map(|kept| kept.junction), Some(JunctionKind::Adapter));
+            assert!(serde_json::to_string(&plan).expect("JSON").contains("\"adapter\""));
+        }
+        let error =
+            serde_json::from_str::<ConversionPlan>(&kept("glue")).expect_err("no such junction").to_string();
+        assert!(error.contains("`glue`, expected one of adapter, vanilla"), "{error}");
         assert!(serde_json::from_str::<ConversionPlan>(r#"{"dstate": 64}"#).is_err());
     }
 }

@@ -80,7 +80,10 @@ fn agreement_is_the_mean_divergence_and_the_share_of_equal_likeliest_tokens() {
     let found = Agreement::of(&by_text);
     assert_eq!(found.tokens, count);
     assert!((found.kl() / (kl / count as f64) - 1.0).abs() < 1e-4, "{found:?}, expected {kl} over {count}");
-    assert!((found.top1() - same as f64 / count as f64).abs() < 1e-9, "{found:?}, expected {same} of {count}");
+    assert!(
+        (found.top1() - same as f64 / count as f64).abs() < 1e-9,
+        "{found:?}, expected {same} of {count}"
+    );
     let itself = Agreement::of(&agreement(&one, &one, &texts, |_| ()));
     assert!(itself.kl().abs() < 1e-6 && itself.top1() == 1.0, "{itself:?}");
 }

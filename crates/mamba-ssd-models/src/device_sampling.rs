@@ -211,7 +211,12 @@ mod tests {
         const VOCABULARY: usize = 5003;
         let mut device = Device::flex();
         device.configure(FloatDType::BF16).expect("nothing was computed before");
-        let warm = Sampling { top_k: Some(50), top_p: Some(0.9), min_p: Some(0.01), ..Sampling::with_temperature(0.8) };
+        let warm = Sampling {
+            top_k: Some(50),
+            top_p: Some(0.9),
+            min_p: Some(0.01),
+            ..Sampling::with_temperature(0.8)
+        };
         let samplings = [Sampling::default(), warm, Sampling::with_temperature(1.0)];
         let draw = |(&sampling, unit)| Draw { sampling, unit };
         let draws: Vec<Draw> = samplings.iter().zip([0.5, 0.3, 0.7]).map(draw).collect();

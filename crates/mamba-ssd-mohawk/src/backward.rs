@@ -42,7 +42,9 @@ impl Pass {
                 terms.push(layer, term.inner());
             };
             match self.objective {
-                Objective::Logits(loss) if self.checkpointing => loss.for_each_mixer(teacher, student, batch, whole),
+                Objective::Logits(loss) if self.checkpointing => {
+                    loss.for_each_mixer(teacher, student, batch, whole)
+                }
                 objective => objective.for_each_term(teacher, student, batch, whole),
             }
         }

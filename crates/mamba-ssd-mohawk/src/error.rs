@@ -47,7 +47,9 @@ pub enum MohawkError {
         reason: String,
     },
     /// One of several devices that train together is gone.
-    #[error("device {0} stopped in the middle of a step: nothing was overwritten; resume from the last checkpoint")]
+    #[error(
+        "device {0} stopped in the middle of a step: nothing was overwritten; resume from the last checkpoint"
+    )]
     Replica(usize),
     /// A checkpoint that is damaged or belongs to another run.
     #[error("checkpoint {}: {reason}", path.display())]

@@ -65,11 +65,8 @@ impl AdamW {
         let moved = |(path, state): (&String, &AdamWState)| {
             let AdamWState { master, first, second } = state.clone();
             let move_one = |tensor: Tensor<1>| tensor.to_device(device);
-            let state = AdamWState {
-                master: master.map(move_one),
-                first: move_one(first),
-                second: move_one(second),
-            };
+            let state =
+                AdamWState { master: master.map(move_one), first: move_one(first), second: move_one(second) };
             (path.clone(), state)
         };
         Self { states: self.states.iter().map(moved).collect(), ..*self }

@@ -26,7 +26,12 @@ pub struct LogitsLoss {
 
 impl Default for LogitsLoss {
     fn default() -> Self {
-        Self { divergence: Divergence::default(), temperature: 1.0, hard_label_weight: 0.0, mixer_weight: 0.0 }
+        Self {
+            divergence: Divergence::default(),
+            temperature: 1.0,
+            hard_label_weight: 0.0,
+            mixer_weight: 0.0,
+        }
     }
 }
 
@@ -46,7 +51,8 @@ fn divergence_from_kept(divergence: Divergence, logits: Tensor<3>, kept: Kept) -
     let (log_p, rest) = (kept.log_p.cast(dtype), kept.rest.cast(dtype));
     let p = log_p.clone().exp();
     // What f32 leaves of 1 is noise below 1e-7; where nothing is left over, it has no weight.
-    let others = log_q.clone().exp().sum_dim(2).squeeze_dim::<2>(2).neg().add_scalar(1.0).clamp_min(1e-7).log();
+    let others =
+        log_q.clone().exp().sum_dim(2).squeeze_dim::<2>(2).neg().add_scalar(1.0).clamp_min(1e-7).log();
     let cross = (p.clone() * log_q).sum_dim(2).squeeze_dim::<2>(2) + rest.clone() * others;
     match divergence {
         Divergence::ForwardKl => {
@@ -80,7 +86,12 @@ impl LogitsLoss {
     }
 
     /// Of all tokens, end to end.
-    pub(crate) fn of_whole<T: Backbone, S: Backbone>(&self, teacher: &T, student: &S, batch: &Batch) -> Tensor<1> {
+    pub(crate) fn of_whole<T: Backbone, S: Backbone>(
+        &self,
+        teacher: &T,
+        student: &S,
+        batch: &Batch,
+    ) -> Tensor<1> {
         let segments = batch.segments.as_ref();
         let logits = student.forward(batch.tokens.clone(), segments);
         let target = || match &batch.kept {

@@ -173,10 +173,12 @@ mod tests {
         let work = |replica: Replica| {
             let own = |round: usize| (10 * round + replica.rank) as f32;
             let sum = |round| replica.sum(Tensor::from_floats([own(round), 1.0], &Device::flex()));
-            let values = |round| sum(round).expect("all are there").into_data().iter::<f32>().collect::<Vec<_>>();
+            let values =
+                |round| sum(round).expect("all are there").into_data().iter::<f32>().collect::<Vec<_>>();
             (0..50).map(values).collect::<Vec<_>>()
         };
-        let threads: Vec<_> = team(3).into_iter().map(|replica| thread::spawn(move || work(replica))).collect();
+        let threads: Vec<_> =
+            team(3).into_iter().map(|replica| thread::spawn(move || work(replica))).collect();
         for thread in threads {
             for (round, sum) in thread.join().expect("no panic").into_iter().enumerate() {
                 assert_eq!(sum, [30.0 * round as f32 + 3.0, 3.0]);
@@ -187,10 +189,12 @@ mod tests {
     #[test]
     fn the_first_decides_for_all() {
         let work = |replica: Replica| {
-            let rounds = (0..40).map(|round| replica.agree(if replica.rank == 0 { round % 3 == 0 } else { round % 2 == 0 }));
+            let rounds = (0..40)
+                .map(|round| replica.agree(if replica.rank == 0 { round % 3 == 0 } else { round % 2 == 0 }));
             rounds.map(|stop| stop.expect("all are there")).collect::<Vec<_>>()
         };
-        let threads: Vec<_> = team(3).into_iter().map(|replica| thread::spawn(move || work(replica))).collect();
+        let threads: Vec<_> =
+            team(3).into_iter().map(|replica| thread::spawn(move || work(replica))).collect();
         for thread in threads {
             let expected: Vec<bool> = (0..40).map(|round| round % 3 == 0).collect();
             assert_eq!(thread.join().expect("no panic"), expected);
@@ -201,7 +205,8 @@ mod tests {
     fn nobody_waits_for_one_that_is_gone() {
         let mut team = team(3);
         let last = team.pop().expect("three");
-        let waiting: Vec<_> = team.into_iter().map(|replica| thread::spawn(move || replica.agree(false))).collect();
+        let waiting: Vec<_> =
+            team.into_iter().map(|replica| thread::spawn(move || replica.agree(false))).collect();
         drop(last);
         for thread in waiting {
             assert!(matches!(thread.join().expect("no panic"), Err(MohawkError::Replica(_))));

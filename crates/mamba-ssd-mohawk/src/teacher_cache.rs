@@ -108,7 +108,10 @@ impl TeacherCache {
             if found.as_ref() != Some(&manifest) {
                 let what = found.map_or("damaged", |found| difference(&found, &manifest));
                 let advice = "choose another folder for this run's teacher_cache";
-                return Err(MohawkError::Cache { path: recipe.path.clone(), reason: format!("{what}; {advice}") });
+                return Err(MohawkError::Cache {
+                    path: recipe.path.clone(),
+                    reason: format!("{what}; {advice}"),
+                });
             }
         } else {
             let json = serde_json::to_string(&manifest).expect("numbers are JSON");
@@ -168,9 +171,13 @@ impl TeacherCache {
     fn write(&self, path: &Path, t: usize, row: &Row) -> Result<(), MohawkError> {
         let shard = path.parent().expect("a folder below the cache's");
         fs::create_dir_all(shard).map_err(MohawkError::io(shard))?;
-        let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("as many bytes as numbers");
-        let [ids, log_p, rest] =
-            [bytes(&row.ids, u32::to_le_bytes), bytes(&row.log_p, f32::to_le_bytes), bytes(&row.rest, f32::to_le_bytes)];
+        let view =
+            |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).expect("as many bytes as numbers");
+        let [ids, log_p, rest] = [
+            bytes(&row.ids, u32::to_le_bytes),
+            bytes(&row.log_p, f32::to_le_bytes),
+            bytes(&row.rest, f32::to_le_bytes),
+        ];
         let tensors = [
             ("ids", view(Dtype::U32, vec![t, self.top_k], &ids)),
             ("log_p", view(Dtype::F32, vec![t, self.top_k], &log_p)),
@@ -192,7 +199,10 @@ impl TeacherCache {
             let found = tensors.tensor(name).map_err(|error| damaged(error.to_string()))?;
             let numbers: usize = found.shape().iter().product();
             if (found.dtype(), numbers) != (dtype, count) {
-                return Err(damaged(format!("{name} is {numbers} of {:?}, expected {count} of {dtype:?}", found.dtype())));
+                return Err(damaged(format!(
+                    "{name} is {numbers} of {:?}, expected {count} of {dtype:?}",
+                    found.dtype()
+                )));
             }
             let words = found.data().chunks_exact(4);
             Ok(words.map(|word| [word[0], word[1], word[2], word[3]]).collect::<Vec<_>>())

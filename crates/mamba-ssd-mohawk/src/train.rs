@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use mamba_ssd::Backbone;
 
-use crate::checkpoint::{self, CHECKPOINT, Identity, Progress};
 use crate::backward::Pass;
+use crate::checkpoint::{self, CHECKPOINT, Identity, Progress};
 use crate::data::{Dataset, Loader};
 use crate::error::MohawkError;
 use crate::gradients::{Place, Reading};
@@ -82,7 +82,9 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             if !stage.micro_batch().is_multiple_of(replicas) {
                 let (stage, rows) = (index + 1, stage.micro_batch());
-                let found = format!("stage {stage}: {rows} sequences (batch over accumulation) on {replicas} devices");
+                let found = format!(
+                    "stage {stage}: {rows} sequences (batch over accumulation) on {replicas} devices"
+                );
                 return Err(MohawkError::Preflight(format!("{found}, expected a number that they divide")));
             }
         }
@@ -167,7 +169,9 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
         thread::scope(|scope| {
             let beside = |replica| {
                 let (run, student) = (run(replica, None), student());
-                scope.spawn(move || run.on_its_device(student, |run, student| run.stages(student, &mut ())).map(drop))
+                scope.spawn(move || {
+                    run.on_its_device(student, |run, student| run.stages(student, &mut ())).map(drop)
+                })
             };
             let threads: Vec<_> = others.into_iter().map(beside).collect();
             let outcome = run(first, journal).stages(student(), observer);

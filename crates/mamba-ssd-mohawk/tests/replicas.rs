@@ -8,10 +8,10 @@ use burn::tensor::Device;
 use common::{Tiny, changed, dataset, device, in_f64, recipe, student, teacher, worst_difference};
 use mamba_ssd_mohawk::{Distillation, Observer, Recipe, StepReport};
 
-const MATRICES: &str = "kind = \"matrices\"\ntokens = 192\nlr = 1e-2\nbatch = 8\nseq_len = 16\naccumulation = 2";
+const MATRICES: &str =
+    "kind = \"matrices\"\ntokens = 192\nlr = 1e-2\nbatch = 8\nseq_len = 16\naccumulation = 2";
 const HIDDEN: &str = "kind = \"hidden\"\ntokens = 192\nlr = 1e-2\nbatch = 4\nseq_len = 16";
-const LOGITS: &str =
-    "kind = \"logits\"\ntokens = 192\nlr = 1e-2\nbatch = 4\nseq_len = 16\nmixer_weight = 0.3\nhard_label_weight = 0.1";
+const LOGITS: &str = "kind = \"logits\"\ntokens = 192\nlr = 1e-2\nbatch = 4\nseq_len = 16\nmixer_weight = 0.3\nhard_label_weight = 0.1";
 
 #[derive(Default)]
 struct Record {
@@ -22,7 +22,11 @@ struct Record {
 impl Observer<Tiny> for Record {
     fn on_step(&mut self, step: &StepReport) -> ControlFlow<()> {
         self.steps.push(step.clone());
-        if self.stop_after == Some(self.steps.len()) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if self.stop_after == Some(self.steps.len()) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }
 

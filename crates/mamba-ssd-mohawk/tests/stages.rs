@@ -198,7 +198,13 @@ fn accumulated_micro_batches_equal_one_large_batch() {
 
 #[test]
 fn checkpointing_changes_no_gradient() {
-    let more = ["", "hard_label_weight = 0.4", "hard_label_weight = 1.0", "trainable = \"mixers\"", "mixer_weight = 0.2\naccumulation = 2"];
+    let more = [
+        "",
+        "hard_label_weight = 0.4",
+        "hard_label_weight = 1.0",
+        "trainable = \"mixers\"",
+        "mixer_weight = 0.2\naccumulation = 2",
+    ];
     for more in more {
         let teacher = in_f64(teacher(1));
         let student = in_f64(student(&teacher, &[1, 2], 2));

@@ -110,17 +110,20 @@ fn a_cache_is_filled_once_and_serves_replicas_and_later_runs() {
     let first = run(&recipe, &teacher, &student).expect("a run");
     let files = rows(folder.path());
     assert!(!files.is_empty() && files.len() <= dataset().len() / 16, "{} rows", files.len());
-    let written: Vec<_> = files.iter().map(|file| fs::metadata(file).and_then(|m| m.modified()).expect("a time")).collect();
+    let written: Vec<_> =
+        files.iter().map(|file| fs::metadata(file).and_then(|m| m.modified()).expect("a time")).collect();
     let again = run(&recipe, &teacher, &student).expect("a run");
     assert!(changed(&first, &again).is_empty());
-    let kept: Vec<_> = files.iter().map(|file| fs::metadata(file).and_then(|m| m.modified()).expect("a time")).collect();
+    let kept: Vec<_> =
+        files.iter().map(|file| fs::metadata(file).and_then(|m| m.modified()).expect("a time")).collect();
     assert_eq!(written, kept, "a row was written again");
 
     // Two devices fill a cache of their own with the same rows, and resume one device's run.
     let other = tempfile::tempdir().expect("a folder");
     let (recipe, data) = (with_cache(other.path(), 4, stage), dataset());
     let run = Distillation::new(&recipe, &data, teacher.clone(), student.clone()).in_folder(other.path());
-    let run = run.expect("a folder").and_on(&[common::device()]).expect("rows divide").run(&mut ()).expect("a run");
+    let run =
+        run.expect("a folder").and_on(&[common::device()]).expect("rows divide").run(&mut ()).expect("a run");
     assert!(run.finished);
     assert_eq!(rows(other.path()).len(), files.len());
     assert_eq!(read_metrics(&other.path().join("metrics.jsonl")).expect("metrics").len(), 8);

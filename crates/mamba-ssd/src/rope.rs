@@ -12,7 +12,7 @@
 use std::f64::consts::TAU;
 
 use burn::config::Config;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 
 use crate::norm::wide;
 
@@ -111,7 +111,9 @@ fn cos_sin(
     let half = config.dim / 2;
     let inv_freq = TensorData::new(config.inv_freq(), [1, 1, half]);
     let inv_freq = Tensor::<3>::from_data(inv_freq, (device, wide(dtype)));
-    let angles = positions.float().cast(wide(dtype)).unsqueeze_dim::<3>(2) * inv_freq;
+    // Not `float()`, which is what new tensors are in on this device: half precision knows no position beyond 256 from its neighbour.
+    let positions = positions.cast(FloatDType::from(wide(dtype)));
+    let angles = positions.unsqueeze_dim::<3>(2) * inv_freq;
     let angles = angles.reshape([b, t, 1, half]);
     (angles.clone().cos().cast(dtype), angles.sin().cast(dtype))
 }

@@ -24,10 +24,8 @@ pub fn run(args: &ImportanceArgs) -> Result<()> {
     let device = args.device.open_in(args.dtype.into())?;
     let model = LanguageModel::load_in(&hub::local(&args.model)?, &device, DType::from(args.dtype))?;
     let texts = read_texts(&args.texts, TextFormat::new(&args.field))?.texts.into_iter();
-    let texts: Vec<Vec<u32>> = texts
-        .take(args.limit)
-        .map(|text| Ok(model.tokenizer.encode(&text.text)?))
-        .collect::<Result<_>>()?;
+    let texts: Vec<Vec<u32>> =
+        texts.take(args.limit).map(|text| Ok(model.tokenizer.encode(&text.text)?)).collect::<Result<_>>()?;
     let reading = Reading { documents: args.limit, length: args.length, strings: args.strings as u64 };
     let (layers, whole) = measure(&model, &texts, reading, args.by.into())?;
     if args.json {
@@ -37,7 +35,11 @@ pub fn run(args: &ImportanceArgs) -> Result<()> {
     let mut table = Table::new(["without layer", "KL, nats a token", "copied"]);
     table.row(["none".into(), "0".into(), format!("{:.1} %", 100.0 * whole)]);
     for found in &layers {
-        table.row([found.layer.to_string(), format!("{:.4}", found.kl), format!("{:.1} %", 100.0 * found.recall)]);
+        table.row([
+            found.layer.to_string(),
+            format!("{:.4}", found.kl),
+            format!("{:.1} %", 100.0 * found.recall),
+        ]);
     }
     say(format_args!("{table}"));
     let by = match args.by {

@@ -78,7 +78,8 @@ impl<'a> Loader<'a> {
     pub(super) fn next_row(&mut self) -> Row {
         if self.cursor.position >= self.epoch.starts.len() {
             self.cursor = Cursor { epoch: self.cursor.epoch + 1, position: 0 };
-            self.epoch = Epoch::new(self.data.len(), self.seq_len, self.seed, self.cursor.epoch, self.aligned);
+            self.epoch =
+                Epoch::new(self.data.len(), self.seq_len, self.seed, self.cursor.epoch, self.aligned);
         }
         let start = self.epoch.starts[self.cursor.position];
         self.cursor.position += 1;

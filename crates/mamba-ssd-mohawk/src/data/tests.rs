@@ -161,3 +161,44 @@ fn bad_lines_are_named_or_passed_over() {
     let texts: Vec<&str> = read.texts.iter().map(|text| text.text.as_str()).collect();
     assert_eq!((texts, read.skipped.count), (vec!["one", "three", "four"], 1));
 }
+
+#[test]
+fn compressed_texts_are_those_that_were_compressed() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = b"{\"text\": \"one\"}\n{\"text\": \"two\"}\n";
+    let plain = folder.path().join("texts.jsonl");
+    std::fs::write(&plain, lines).expect("writable");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gz.write_all(lines).expect("memory");
+    std::fs::write(folder.path().join("texts.jsonl.gz"), gz.finish().expect("memory")).expect("writable");
+    let zst = ruzstd::encoding::compress_to_vec(&lines[..], ruzstd::encoding::CompressionLevel::Fastest);
+    std::fs::write(folder.path().join("texts.jsonl.zst"), zst).expect("writable");
+    let read = |name: &str| read_texts(&folder.path().join(name), TextFormat::new("text")).expect(name);
+    for name in ["texts.jsonl.gz", "texts.jsonl.zst"] {
+        assert_eq!(read(name), read("texts.jsonl"), "{name}");
+    }
+    assert_eq!(read("texts.jsonl").texts.len(), 2);
+}
+
+#[test]
+fn aligned_rows_come_again_in_another_order() {
+    let data = Dataset::from_documents((0..40u32).map(|i| vec![i % 7; 9]), 9).expect("documents");
+    let starts = |aligned: bool| {
+        let mut loader = Loader::new(&data, 16, 5, Cursor::default());
+        if aligned {
+            loader = loader.aligned();
+        }
+        let rows = loader.rows_per_epoch();
+        (0..3).map(|_| loader.next_batch(rows, &Device::flex()).starts).collect::<Vec<_>>()
+    };
+    let epochs = starts(true);
+    assert!(epochs.iter().flatten().all(|start| start % 16 == 0));
+    assert!(epochs[0] != epochs[1] && epochs[1] != epochs[2], "every epoch has an order of its own");
+    for epoch in &epochs {
+        let mut sorted = epoch.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..400 / 16).map(|row| row * 16).collect::<Vec<_>>());
+    }
+    assert!(starts(false).iter().flatten().any(|start| start % 16 != 0));
+}

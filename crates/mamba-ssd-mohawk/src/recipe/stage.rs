@@ -126,7 +126,9 @@ impl StageRecipe {
         let kept = matches!(divergence, Divergence::CrossEntropy | Divergence::ForwardKl);
         if self.kind == StageKind::Logits && (!kept || self.temperature.is_some_and(|t| t != 1.0)) {
             let expected = "expected divergence \"cross_entropy\" or \"forward_kl\" at temperature 1";
-            return Err(format!("a teacher_cache holds the likeliest tokens alone, {expected}; remove [teacher_cache]"));
+            return Err(format!(
+                "a teacher_cache holds the likeliest tokens alone, {expected}; remove [teacher_cache]"
+            ));
         }
         Ok(())
     }

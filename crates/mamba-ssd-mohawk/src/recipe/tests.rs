@@ -1,3 +1,5 @@
+use mamba_ssd_convert::LayerSelection;
+
 use super::*;
 use crate::loss::Divergence;
 use crate::stage::{HiddenTarget, LogitsLoss, Objective, Trainable};
@@ -56,6 +58,25 @@ fn stages_default_to_what_the_papers_do() {
 }
 
 #[test]
+fn options_of_stage_three_and_of_the_student_are_read() {
+    let more = "divergence = \"reverse_kl\"\nmixer_weight = 0.5\ncheckpointing = true";
+    let text = with_stage(more).replace("matrices", "logits");
+    let text = format!(
+        "{text}\n[student]\nlayers = {{ all_except_most_important = 2 }}\n[student.kept]\njunction = \"vanilla\"\nheads = [[0, 1]]"
+    );
+    let recipe = Recipe::from_toml(&text).expect("valid");
+    let expected =
+        LogitsLoss { divergence: Divergence::ReverseKl, mixer_weight: 0.5, ..LogitsLoss::default() };
+    assert_eq!(recipe.stages[0].objective(), Objective::Logits(expected));
+    assert!(recipe.stages[0].checkpointing);
+    assert_eq!(recipe.student.layers, LayerSelection::AllExceptMostImportant(2));
+    assert_eq!(Recipe::from_toml(&recipe.to_toml().expect("TOML")).expect("its own text"), recipe);
+    let cached =
+        with_stage("").replace("matrices", "logits") + "\n[teacher_cache]\npath = \"cache\"\ntop_k = 64";
+    assert_eq!(Recipe::from_toml(&cached).expect("valid").teacher_cache.expect("one").top_k, 64);
+}
+
+#[test]
 fn an_impossible_recipe_is_one_clear_line() {
     let cases = [
         ("name = ".to_string(), "line 1"),
@@ -71,6 +92,9 @@ fn an_impossible_recipe_is_one_clear_line() {
         (with_stage("temperature = 0.0").replace("matrices", "logits"), "above 0"),
         (with_stage("hard_label_weight = 2.0").replace("matrices", "logits"), "from 0 to 1"),
         (with_stage("divergence = { jensen_shannon = 1.0 }").replace("matrices", "logits"), "between"),
+        (with_stage("mixer_weight = -1.0").replace("matrices", "logits"), "0 or more"),
+        (with_stage("checkpointing = true"), "kind \"logits\""),
+        (with_stage("[teacher_cache]\npath = \"x\"\ntop_k = 0"), "top_k = 0"),
         (with_stage("[optimizer]\nbeta1 = 1.0"), "beta1 = 1"),
         (with_stage("[student]\ninit = \"random\""), "random"),
     ];

@@ -40,7 +40,10 @@ pub fn course(metrics: &[StepReport]) -> Vec<StageLosses> {
 
 /// A figure of every step over the stage's tokens.
 fn curve(steps: &[StepReport], name: String, figure: &dyn Fn(&StepReport) -> Option<f64>) -> Curve {
-    Curve { name, points: steps.iter().filter_map(|step| Some((step.tokens as f64, figure(step)?))).collect() }
+    Curve {
+        name,
+        points: steps.iter().filter_map(|step| Some((step.tokens as f64, figure(step)?))).collect(),
+    }
 }
 
 fn stage_losses(steps: &[StepReport]) -> StageLosses {

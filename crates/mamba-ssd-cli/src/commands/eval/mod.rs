@@ -198,7 +198,10 @@ impl Examination<'_> {
         }
         let found = measure()?;
         if let Err(error) = cache.put(&key, &found) {
-            note(format_args!("{error:#}; going on without keeping what {} was found to be", candidate.model.name));
+            note(format_args!(
+                "{error:#}; going on without keeping what {} was found to be",
+                candidate.model.name
+            ));
         }
         Ok(found)
     }
@@ -237,7 +240,9 @@ impl Examination<'_> {
         let tokens = scores.iter().map(|score| score.tokens).sum();
         ensure!(tokens > 0, "the texts hold no two tokens, there is nothing to predict");
         let nats = |sample: &[&Window]| sample.iter().map(|window| window.score.nats).sum::<f64>();
-        let sum = |sample: &[&Window], of: &dyn Fn(&Window) -> f64| sample.iter().map(|window| of(window)).sum::<f64>();
+        let sum = |sample: &[&Window], of: &dyn Fn(&Window) -> f64| {
+            sample.iter().map(|window| of(window)).sum::<f64>()
+        };
         let predicted = |window: &Window| window.score.tokens as f64;
         Ok(TextResult {
             documents: documents.len(),
@@ -245,7 +250,9 @@ impl Examination<'_> {
             bytes: texts.bytes(),
             words: texts.words(),
             perplexity: estimate(&all, |sample| (nats(sample) / sum(sample, &predicted)).exp()),
-            word_perplexity: estimate(&all, |sample| (nats(sample) / sum(sample, &|window| window.words)).exp()),
+            word_perplexity: estimate(&all, |sample| {
+                (nats(sample) / sum(sample, &|window| window.words)).exp()
+            }),
             bits_per_byte: estimate(&all, |sample| nats(sample) / LN_2 / sum(sample, &|window| window.bytes)),
         })
     }

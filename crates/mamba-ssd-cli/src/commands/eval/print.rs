@@ -37,18 +37,14 @@ pub fn print(results: &Results) {
         let ratio = model.texts.as_ref()?.perplexity.value / first.texts.as_ref()?.perplexity.value;
         Some(format!("{ratio:.3} x"))
     });
-    row("word perplexity".into(), &|model| {
-        model.texts.as_ref().map(|texts| number(texts.word_perplexity))
-    });
+    row("word perplexity".into(), &|model| model.texts.as_ref().map(|texts| number(texts.word_perplexity)));
     row("bits/byte".into(), &|model| model.texts.as_ref().map(|texts| fine(texts.bits_per_byte)));
     for (index, recall) in first.recall.iter().enumerate() {
         row(format!("{}, {} tokens", recall.kind, thousands(recall.length)), &|model| {
             Some(share(model.recall[index].acc))
         });
     }
-    row("KL from the first".into(), &|model| {
-        model.agreement.as_ref().map(|agreement| fine(agreement.kl))
-    });
+    row("KL from the first".into(), &|model| model.agreement.as_ref().map(|agreement| fine(agreement.kl)));
     row("same likeliest token".into(), &|model| {
         model.agreement.as_ref().map(|agreement| share(agreement.top1))
     });

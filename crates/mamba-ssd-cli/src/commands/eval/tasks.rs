@@ -33,7 +33,9 @@ impl Task {
     /// predicted.
     pub fn is_graded(&self) -> bool {
         let short = |text: &str| !text.trim().contains(char::is_whitespace);
-        self.items.iter().all(|item| item.choices.len() > 1 || item.choices.iter().all(|c| short(&c.continuation)))
+        self.items
+            .iter()
+            .all(|item| item.choices.len() > 1 || item.choices.iter().all(|c| short(&c.continuation)))
     }
 
     /// A number that differs, almost surely, between different items.

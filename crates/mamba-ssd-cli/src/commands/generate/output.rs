@@ -51,7 +51,15 @@ impl<'a> Output<'a> {
             (false, 1) => Form::Stream,
             (false, _) => Form::Titled,
         };
-        Self { prompts, samples: args.samples, echo: args.echo, form, early: BTreeMap::new(), next: (0, 0), printed: 0 }
+        Self {
+            prompts,
+            samples: args.samples,
+            echo: args.echo,
+            form,
+            early: BTreeMap::new(),
+            next: (0, 0),
+            printed: 0,
+        }
     }
 
     /// A piece of an answer.
