@@ -35,14 +35,6 @@ impl Default for LogitsLoss {
     }
 }
 
-/// What the student's predictions are held against.
-enum Target {
-    /// The teacher's logits, `[b t v]`.
-    Logits(Tensor<3>),
-    /// The likeliest of them.
-    Kept(Kept),
-}
-
 /// Cross entropy, or KL, of the k likeliest tokens and all others as one more: equal to that of all tokens where k is the
 /// vocabulary, and never larger for KL.
 fn divergence_from_kept(divergence: Divergence, logits: Tensor<3>, kept: Kept) -> Tensor<2> {
@@ -67,21 +59,30 @@ fn divergence_from_kept(divergence: Divergence, logits: Tensor<3>, kept: Kept) -
 const LOGITS: usize = 1 << 26;
 
 impl LogitsLoss {
-    /// Of every token, `[b t]`.
+    /// Of every token, `[b t]`; `of_teacher` is the divergence of logits from the teacher's.
     fn per_token(
         &self,
         logits: Tensor<3>,
-        teacher: impl FnOnce() -> Target,
+        of_teacher: impl FnOnce(Tensor<3>) -> Tensor<2>,
         targets: Tensor<2, Int>,
     ) -> Tensor<2> {
-        let of_teacher = |logits| match teacher() {
-            Target::Logits(target) => self.divergence.per_token(logits, target, self.temperature),
-            Target::Kept(kept) => divergence_from_kept(self.divergence, logits, kept),
-        };
         match self.hard_label_weight {
             0.0 => of_teacher(logits),
             1.0 => next_token_loss(logits, targets),
             hard => of_teacher(logits.clone()) * (1.0 - hard) + next_token_loss(logits, targets) * hard,
+        }
+    }
+
+    /// The divergence from what the teacher predicts: the logits that `ask` gives, unless predictions are kept.
+    fn divergence(
+        &self,
+        logits: Tensor<3>,
+        kept: Option<Kept>,
+        ask: impl FnOnce() -> Tensor<3>,
+    ) -> Tensor<2> {
+        match kept {
+            Some(kept) => divergence_from_kept(self.divergence, logits, kept),
+            None => self.divergence.per_token(logits, ask(), self.temperature),
         }
     }
 
@@ -94,11 +95,9 @@ impl LogitsLoss {
     ) -> Tensor<1> {
         let segments = batch.segments.as_ref();
         let logits = student.forward(batch.tokens.clone(), segments);
-        let target = || match &batch.kept {
-            Some(kept) => Target::Kept(kept.clone()),
-            None => Target::Logits(teacher.forward(batch.tokens.clone(), segments)),
-        };
-        let per_token = self.per_token(logits, target, batch.targets.clone());
+        let ask = || teacher.forward(batch.tokens.clone(), segments);
+        let of_teacher = |logits| self.divergence(logits, batch.kept.clone(), ask);
+        let per_token = self.per_token(logits, of_teacher, batch.targets.clone());
         Reduction::TokenMean.apply(per_token, batch.mask.as_ref())
     }
 
@@ -167,13 +166,16 @@ impl LogitsLoss {
         for at in (0..b * t).step_by(piece) {
             let n = piece.min(b * t - at);
             let leaf = output.clone().narrow(1, at, n).detach().require_grad();
-            let of_teacher = || match (&batch.kept, &target) {
-                (Some(kept), _) => Target::Kept(kept.piece(at, n)),
-                (None, Some(target)) => Target::Logits(teacher.head(target.clone().narrow(1, at, n))),
-                (None, None) => unreachable!("asked for unless the data's tokens are all that counts"),
+            let ask = || {
+                let target = target
+                    .clone()
+                    .expect("asked for unless predictions are kept, or only the data's tokens count");
+                teacher.head(target.narrow(1, at, n))
             };
-            let per_token =
-                self.per_token(student.head(leaf.clone()), of_teacher, targets.clone().narrow(1, at, n));
+            let kept = batch.kept.as_ref().map(|kept| kept.piece(at, n));
+            let of_teacher = |logits| self.divergence(logits, kept, ask);
+            let targets = targets.clone().narrow(1, at, n);
+            let per_token = self.per_token(student.head(leaf.clone()), of_teacher, targets);
             let mask = mask.clone().map(|mask| mask.narrow(1, at, n));
             let loss = Reduction::Sum.apply(per_token, mask.as_ref()).mul_scalar(scale);
             let mut gradients = loss.backward();

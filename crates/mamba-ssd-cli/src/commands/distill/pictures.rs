@@ -19,18 +19,21 @@ pub fn losses(metrics: &[StepReport]) -> Vec<StageLosses> {
     metrics.chunk_by(|a, b| a.stage == b.stage).map(stage_losses).collect()
 }
 
+/// A figure of a step, if it has it.
+type Figure = fn(&StepReport) -> Option<f64>;
+
 /// How each stage went: gradient norm, speed, and memory where the device tells of it.
 pub fn course(metrics: &[StepReport]) -> Vec<StageLosses> {
     let of_stage = |steps: &[StepReport]| {
-        let figures: [(&str, &dyn Fn(&StepReport) -> Option<f64>); 3] = [
-            ("gradient norm", &|step| Some(step.grad_norm)),
-            ("tokens a second", &|step| Some(step.tokens_per_second)),
-            ("memory, GB", &|step| step.device_bytes.map(|bytes| bytes as f64 / 1e9)),
+        let figures: [(&str, Figure); 3] = [
+            ("gradient norm", |step| Some(step.grad_norm)),
+            ("tokens a second", |step| Some(step.tokens_per_second)),
+            ("memory, GB", |step| step.device_bytes.map(|bytes| bytes as f64 / 1e9)),
         ];
-        let chart = |(measure, figure): (&str, &dyn Fn(&StepReport) -> Option<f64>)| StageLosses {
+        let chart = |(measure, figure): (&str, Figure)| StageLosses {
             kind: describe::kind(steps[0].kind).into(),
             measure: measure.into(),
-            curves: vec![curve(steps, measure.into(), figure)],
+            curves: vec![curve(steps, measure.into(), &figure)],
         };
         let drawn = |chart: &StageLosses| !chart.curves[0].points.is_empty();
         figures.map(chart).into_iter().filter(drawn).collect::<Vec<_>>()
