@@ -1,5 +1,6 @@
-"""Modern English training texts of docs/results.md: textbooks of github.com/saylordotorg (text_*, HTML), histories of github.com/HistoryAtState (TEI)
-and GSA/digitalgov.gov, 18F/18f.gsa.gov and 18F/handbook (Markdown), free of 12-word runs of the evaluation tasks and of the held-out books.
+"""Modern English training texts of docs/results.md: textbooks of github.com/saylordotorg (text_*, HTML) and of github.com/openstax (osbooks-*, CNXML),
+histories of github.com/HistoryAtState (TEI) and GSA/digitalgov.gov, 18F/18f.gsa.gov and 18F/handbook (Markdown), free of 12-word runs of the evaluation
+tasks and of the held-out books.
 
     python3 benches/data/modern.py EVAL_TASKS valid.jsonl [--with train.jsonl] REPOSITORY...
 
@@ -43,7 +44,7 @@ def files(repository, suffix):
     """Text of each wanted file of the newest commit."""
     git = ["git", "-C", repository]
     names = subprocess.run([*git, "ls-tree", "-r", "-z", "--name-only", "HEAD"], capture_output=True, check=True).stdout.decode().split("\0")
-    request = "".join(f"HEAD:{name}\n" for name in names if name.endswith(suffix) and not SKIP.search(name)).encode()
+    request = "".join(f"HEAD:{name}\n" for name in names if name.endswith(suffix) and not SKIP.search(name.replace("/index.cnxml", ".cnxml"))).encode()
     stream = io.BytesIO(subprocess.run([*git, "cat-file", "--batch"], input=request, capture_output=True, check=True).stdout)
     for header in stream:
         yield re.sub("\r\n?", "\n", stream.read(int(header.split()[2])).decode("utf-8-sig", errors="replace"))
@@ -70,6 +71,13 @@ def markup(text):
         if block is not None and not any(cut):
             block += tail
     return found
+
+
+def cnxml(text):
+    """The same of a module of CNXML, without exercises and glossary."""
+    text = re.sub(r"<(/?)m:", r"<\1", re.split("<content>", text, maxsplit=1)[-1])
+    text = re.sub(r"(?s)<(exercise|problem|solution|glossary|equation|footnote|media|caption)\b.*?</\1>", "", text)
+    return markup(re.sub(r"<(/?)para\b", r"<\1p", re.sub(r"<(/?)title\b", r"<\1h2", text)))
 
 
 def markdown(text):
@@ -156,7 +164,7 @@ for path in arguments.tasks.glob("*/*/requests.jsonl.gz"):
         parts[path.parts[-3]].update((request["context"] + request.get("continuation", "")).split("\n\n"))
 held_out = {name: {run for part in group for run in runs(part)} for name, group in parts.items()}
 
-readers = {"saylordotorg": (".html", markup), "HistoryAtState": (".xml", markup), "GSA": (".md", markdown), "18F": (".md", markdown)}
+readers = {"saylordotorg": (".html", markup), "openstax": (".cnxml", cnxml), "HistoryAtState": (".xml", markup), "GSA": (".md", markdown), "18F": (".md", markdown)}
 kept, dropped, seen, causes = {owner: [] for owner in readers}, Counter(), set(), Counter()
 for repository in arguments.repositories:
     owner = next(owner for owner in readers if owner in repository)

@@ -135,4 +135,15 @@ fn a_recipe_from_elsewhere_is_resumed_from_anywhere() {
     for name in ["teacher", "texts.jsonl", "valid.jsonl"] {
         assert!(resolved.contains(&whole(name)), "{name} in {resolved}");
     }
+    // A run that was killed right behind its first file, from another folder.
+    let killed = folder.path().join("killed");
+    fs::create_dir_all(killed.join("elsewhere")).expect("a folder");
+    fs::write(killed.join("recipe.toml"), resolved).expect("writable");
+    succeeded(&["distill", "--resume", ".."], &killed.join("elsewhere"));
+    assert!(killed.join("student/config.json").exists());
+    assert_refused(
+        &["distill", "--resume", "."],
+        &killed.join("elsewhere"),
+        &["holds no run", "recipe.toml is missing"],
+    );
 }

@@ -47,7 +47,7 @@ pub struct Trial {
 }
 
 /// What a run was asked for beside its recipe, and what it has measured so far.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// Number of seeds of the ablation; 0 without one.
@@ -101,29 +101,26 @@ impl RunFolder {
         let default = || files::unused(Path::new(RUNS), &recipe.name);
         let path = args.out.clone().unwrap_or_else(default);
         let claim = OutputFolder::claim(&path, "with --out")?;
-        let record = Record {
-            ablation_seeds: if args.ablation { args.seeds } else { 0 },
-            teacher: None,
-            start: None,
-            stages: Vec::new(),
-            trials: Vec::new(),
-            finished: false,
-        };
+        let record =
+            Record { ablation_seeds: if args.ablation { args.seeds } else { 0 }, ..Record::default() };
         Ok(Self { path, _claim: Some(claim), recipe, record, resumed: false, place: place(args) })
     }
 
     fn reopen(path: &Path, args: &DistillArgs) -> Result<Self> {
-        if !path.join(RECORD).exists() {
+        let [record, recipe] = [RECORD, RECIPE].map(|name| path.join(name));
+        if !recipe.exists() {
             bail!(
-                "{} holds no run ({RECORD} is missing); give --resume the folder of an interrupted run",
+                "{} holds no run ({RECIPE} is missing); give --resume the folder of an interrupted run",
                 path.display()
             );
         }
-        let record = files::read(&path.join(RECORD))?;
-        let record: Record = serde_json::from_str(&record)
-            .with_context(|| format!("{} is damaged", path.join(RECORD).display()))?;
+        let record: Record = match record.exists() {
+            true => serde_json::from_str(&files::read(&record)?)
+                .with_context(|| format!("{} is damaged", record.display()))?,
+            false => Record::default(), // killed between its first two files
+        };
         ensure!(!record.finished, "the run in {} is finished; its report is report.html", path.display());
-        let recipe = Recipe::from_file(&path.join(RECIPE))?;
+        let recipe = Recipe::from_file(&recipe)?;
         Ok(Self { path: path.to_path_buf(), _claim: None, recipe, record, resumed: true, place: place(args) })
     }
 
