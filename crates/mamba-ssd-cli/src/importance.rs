@@ -44,7 +44,10 @@ pub fn measure(
         .map(|text| text[..text.len().min(length)].to_vec())
         .collect();
     ensure!(!texts.is_empty(), "no text to measure the importance of layers on");
-    ensure!(length >= 8, "--length {length}: expected at least 8 tokens, and a vocabulary of more than that");
+    ensure!(
+        length >= 8,
+        "strings of {length} tokens are too short to copy, expected at least 8, and a vocabulary of more words"
+    );
     let string = |index| Recall::Copying.text(length, &words, model.eos[0], 0, index);
     let strings: Vec<Scored> = (0..reading.strings).map(string).collect();
     let layers = (0..model.model.n_layers()).filter(|&layer| model.model.mixer(layer).is_attention()).count();

@@ -27,7 +27,12 @@ pub fn caught<T>(advice: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         Err(panic) if tells(message(&*panic)) => {
             let size = bytes(message(&*panic))
                 .map_or(String::new(), |bytes| format!(", {:.1} GB more were asked for", bytes as f64 / 1e9));
-            Err(anyhow!("the device is out of memory{size}; {advice}"))
+            let what = if message(&*panic).contains(TOO_LARGE) {
+                "a tensor is too large for the device's kernels".to_string()
+            } else {
+                format!("the device is out of memory{size}")
+            };
+            Err(anyhow!("{what}; {advice}"))
         }
         Err(panic) => panic::resume_unwind(panic),
     }
@@ -52,6 +57,9 @@ fn message(panic: &(dyn Any + Send)) -> &str {
     owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default()
 }
 
+/// What our own kernels say of more numbers than they count to.
+const TOO_LARGE: &str = "kernels count in 32 bits";
+
 fn tells(message: &str) -> bool {
     let message = message.to_lowercase();
     const WORDS: [&str; 7] = [
@@ -61,7 +69,7 @@ fn tells(message: &str) -> bool {
         "out_of_memory",
         "out of device memory",
         "can't allocate buffer of size", // larger than the device
-        "kernels count in 32 bits",      // larger than any device, so far
+        TOO_LARGE,
     ];
     WORDS.iter().any(|words| message.contains(words))
 }

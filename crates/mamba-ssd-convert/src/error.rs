@@ -19,7 +19,7 @@ pub enum ConvertError {
     NothingSelected,
     /// A selection by importance, which nobody has measured.
     #[error(
-        "which layers are important has to be measured first: `mamba-ssd distill` does, or name those that          `mamba-ssd importance` prints"
+        "which layers are important has to be measured first: `mamba-ssd distill` does, or name those that `mamba-ssd importance` prints"
     )]
     NotMeasured,
     /// A selected layer is not attention.

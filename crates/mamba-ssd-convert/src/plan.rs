@@ -45,7 +45,7 @@ impl LayerSelection {
     ///
     /// # Errors
     ///
-    /// If a listed layer does not exist, or none is left.
+    /// If a listed layer does not exist, none is left, or importance is to be measured first.
     pub fn resolve(&self, n_layers: usize) -> Result<Vec<usize>, ConvertError> {
         let listed = match self {
             Self::List(layers) | Self::AllExcept(layers) => layers.as_slice(),

@@ -25,6 +25,7 @@ use crate::observer::StageReport;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::parameters::{self, Parameter};
 use crate::recipe::{Recipe, StageRecipe};
+use crate::stage::StageKind;
 
 /// Name of the checkpoint in a run's folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -69,10 +70,10 @@ impl Identity {
     pub fn of(recipe: &Recipe, data: &Dataset) -> Self {
         Self {
             seed: recipe.seed,
-            stages: recipe.stages.iter().map(StageRecipe::without_form).collect(),
+            stages: recipe.stages.clone(),
             optimizer: recipe.optimizer,
             data: data.fingerprint(),
-            kept: recipe.teacher_cache.as_ref().map(|cache| cache.top_k),
+            kept: recipe.teacher_cache.as_ref().filter(|_| asks_the_teacher(recipe)).map(|cache| cache.top_k),
         }
     }
 
@@ -80,13 +81,23 @@ impl Identity {
     fn difference(&self, other: &Self) -> Option<&'static str> {
         let rules = [
             (self.seed != other.seed, "seed"),
-            (self.stages != other.stages, "[[stage]]"),
+            (form_apart(&self.stages) != form_apart(&other.stages), "[[stage]]"),
             (self.optimizer != other.optimizer, "[optimizer]"),
             (self.data != other.data, "data"),
             (self.kept != other.kept, "[teacher_cache] top_k"),
         ];
         rules.iter().find(|rule| rule.0).map(|rule| rule.1)
     }
+}
+
+/// Stages without what decides but the form of a step.
+fn form_apart(stages: &[StageRecipe]) -> Vec<StageRecipe> {
+    stages.iter().map(StageRecipe::without_form).collect()
+}
+
+/// Whether a stage is held against the teacher's predictions.
+fn asks_the_teacher(recipe: &Recipe) -> bool {
+    recipe.stages.iter().any(|stage| stage.kind == StageKind::Logits)
 }
 
 #[derive(Debug, Serialize, Deserialize)]

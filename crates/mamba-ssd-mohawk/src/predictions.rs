@@ -17,7 +17,7 @@ pub struct LogitsLoss {
     pub divergence: Divergence,
     /// Its temperature.
     pub temperature: f64,
-    /// w in [0, 1]; with 1 the teacher is not asked.
+    /// w in [0, 1]; with 1 the teacher is not asked for predictions.
     pub hard_label_weight: f64,
     /// What the sum over layers of [`hidden_alignment`](crate::loss::hidden_alignment) of the mixers counts for; with 0 it
     /// is not computed.
@@ -51,12 +51,17 @@ fn divergence_from_kept(divergence: Divergence, logits: Tensor<3>, kept: Kept) -
             let entropy = (p * log_p).sum_dim(2).squeeze_dim::<2>(2);
             entropy + rest.clone() * rest.clamp_min(1e-30).log() - cross
         }
-        _ => cross.neg(),
+        Divergence::CrossEntropy => cross.neg(),
+        other => panic!("kept predictions are for cross entropy and forward KL, found {other:?}"),
     }
 }
 
-/// Logits that are held at once where they are computed in pieces: 128 MiB in half precision.
-const LOGITS: usize = 1 << 26;
+/// Tokens whose logits are held at once where they are computed in pieces: 128 MiB of logits in half precision.
+pub(crate) fn piece(vocabulary: usize, tokens: usize) -> usize {
+    const LOGITS: usize = 1 << 26;
+    const TOKENS: usize = 2048;
+    (LOGITS / vocabulary).clamp(1, TOKENS).min(tokens)
+}
 
 impl LogitsLoss {
     /// Of every token, `[b t]`; `of_teacher` is the divergence of logits from the teacher's.
@@ -161,7 +166,7 @@ impl LogitsLoss {
         let (output, targets) = (flat(output), batch.targets.clone().reshape([1, b * t]));
         let mask: Option<Tensor<2, Bool>> = batch.mask.clone().map(|mask| mask.reshape([1, b * t]));
         let scale = share / batch.counts.targets.max(1) as f64;
-        let piece = (LOGITS / student.vocab_size()).clamp(1, b * t);
+        let piece = piece(student.vocab_size(), b * t);
         let (mut losses, mut upstream) = (Vec::new(), Vec::new());
         for at in (0..b * t).step_by(piece) {
             let n = piece.min(b * t - at);

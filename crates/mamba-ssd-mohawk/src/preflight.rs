@@ -10,9 +10,10 @@ use std::fmt;
 use burn::tensor::{Int, Tensor};
 use mamba_ssd::{Backbone, MatrixMixer};
 
+use crate::backward::Pass;
 use crate::data::{Batch, Cursor, Dataset, Loader};
 use crate::error::MohawkError;
-use crate::gradients::{GradientSum, Place, Reading};
+use crate::gradients::Place;
 use crate::loss::hidden_alignment;
 use crate::parameters::{Parameter, parameters, train_only};
 use crate::recipe::{Recipe, StageRecipe};
@@ -201,20 +202,15 @@ fn probe<T: Backbone, S: Backbone>(
     student: &S,
 ) -> Result<(Probe, BTreeSet<String>), MohawkError> {
     let stage = &recipe.stages[index];
-    let objective = stage.objective();
+    let pass = Pass { objective: stage.objective(), checkpointing: stage.checkpointing };
     let student = train_only(student.clone(), &stage.trainable().ids(student));
     let device = student.devices().swap_remove(0);
     let batch = Loader::new(data, stage.seq_len, recipe.seed, Cursor::default()).next_batch(1, &device);
-    let mut gradients = GradientSum::default();
-    let mut terms = Vec::new();
-    objective.for_each_term(teacher, &student, &batch, |_, term| {
-        gradients.add(&student, term.backward());
-        terms.push(term.inner());
-    });
+    let (terms, gradients) = pass.backward(teacher, &student, vec![(batch.clone(), batch.counts)]);
     let place = Place { stage: index + 1, step: 0 };
-    let reading = Reading::take(terms, &gradients.squared(), place, |_| "the loss".to_string())?;
+    let reading = terms.read(&gradients.squared(), place)?;
     let reached = gradients.paths().map(str::to_string).collect();
-    let limit = limit(stage, &objective, teacher, &batch);
+    let limit = limit(stage, &pass.objective, teacher, &batch);
     Ok((Probe { loss: reading.loss(), limit }, reached))
 }
 

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use burn::tensor::distributed::{ReduceOperation, all_reduce};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -78,6 +79,29 @@ impl Replica {
         Ok(parts.reduce(|sum, part| sum + part).expect("at least the own"))
     }
 
+    /// Waits until the device has done what it was asked for. Devices tell of what went wrong only then, and a sum that
+    /// one replica cannot join would keep the others' devices waiting for ever.
+    ///
+    /// # Panics
+    ///
+    /// If something went wrong, with the device's words.
+    pub fn settle(&self) {
+        if !self.is_alone()
+            && let Err(error) = self.device.sync()
+        {
+            panic!("{error}");
+        }
+    }
+
+    /// What the first replica brings: numbers that decide a step are the same to the last bit.
+    ///
+    /// # Errors
+    ///
+    /// If another is gone.
+    pub fn of_first(&self, tensor: Tensor<1>) -> Result<Tensor<1>, MohawkError> {
+        self.sum(if self.rank == 0 { tensor } else { tensor.zeros_like() })
+    }
+
     /// Whether the first replica wants to stop; what the others want does not count.
     ///
     /// # Errors
@@ -143,8 +167,18 @@ impl Meeting {
             self.turn.notify_all();
             return Ok(());
         }
-        let waits = |table: &mut Table| table.meetings == meeting && table.gone.is_none();
-        let table = self.turn.wait_while(table, waits).unwrap_or_else(PoisonError::into_inner);
+        while table.meetings == meeting && table.gone.is_none() {
+            // On a thread that computes for all, others may be waiting for just this one to compute.
+            table = match rayon::current_thread_index() {
+                None => self.turn.wait(table).unwrap_or_else(PoisonError::into_inner),
+                Some(_) => {
+                    let waited = self.turn.wait_timeout(table, Duration::from_millis(1));
+                    drop(waited.unwrap_or_else(PoisonError::into_inner));
+                    rayon::yield_now();
+                    self.table()
+                }
+            };
+        }
         match table.gone {
             Some(rank) if table.meetings == meeting => Err(MohawkError::Replica(rank)),
             _ => Ok(()),
@@ -155,6 +189,8 @@ impl Meeting {
 #[cfg(test)]
 mod tests {
     use std::thread;
+
+    use rayon::prelude::*;
 
     use super::*;
 
@@ -199,6 +235,37 @@ mod tests {
             let expected: Vec<bool> = (0..40).map(|round| round % 3 == 0).collect();
             assert_eq!(thread.join().expect("no panic"), expected);
         }
+    }
+
+    /// The program runs on one of the threads that compute, and there may be no other.
+    #[test]
+    fn a_replica_that_waits_computes_for_the_others() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool");
+        let mut team = team(2);
+        let second = team.pop().expect("two");
+        let first = team.pop().expect("two");
+        thread::scope(|scope| {
+            let work = || {
+                let sum: u64 = pool.install(|| (0..1000u64).into_par_iter().sum());
+                assert_eq!(sum, 499_500);
+                second.agree(false)
+            };
+            let other = scope.spawn(work);
+            assert!(matches!(pool.install(|| first.agree(true)), Ok(true)));
+            assert!(matches!(other.join().expect("no panic"), Ok(true)));
+        });
+    }
+
+    #[test]
+    fn numbers_of_the_first_are_those_of_all() {
+        let work = |replica: Replica| {
+            let own = Tensor::from_floats([replica.rank as f32 + 0.5], &Device::flex());
+            replica.settle();
+            replica.of_first(own).expect("all are there").into_scalar::<f32>()
+        };
+        let threads: Vec<_> =
+            team(3).into_iter().map(|replica| thread::spawn(move || work(replica))).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().expect("no panic") == 0.5));
     }
 
     #[test]

@@ -26,12 +26,11 @@ use crate::data::{Batch, Dataset};
 use crate::error::MohawkError;
 use crate::files;
 use crate::parameters::parameters;
+use crate::predictions::piece;
 
 const MANIFEST: &str = "cache.json";
 /// Rows of a folder.
 const SHARD: usize = 1000;
-/// Logits that are brought to the host at once.
-const LOGITS: usize = 1 << 26;
 
 /// Where the teacher's predictions are kept, and how many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +68,7 @@ impl Kept {
 /// What a cache is of: another teacher's predictions, or those on other data, are worse than none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Manifest {
+    version: String,
     teacher: u64,
     data: u64,
     top_k: usize,
@@ -98,24 +98,27 @@ impl TeacherCache {
     pub fn open<T: Backbone>(recipe: &CacheRecipe, data: &Dataset, teacher: &T) -> Result<Self, MohawkError> {
         let vocabulary = teacher.vocab_size();
         let top_k = recipe.top_k.min(vocabulary);
-        let manifest =
-            Manifest { teacher: fingerprint(teacher), data: data.fingerprint(), top_k, vocabulary };
+        let manifest = Manifest {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            teacher: fingerprint(teacher),
+            data: data.fingerprint(),
+            top_k,
+            vocabulary,
+        };
         fs::create_dir_all(&recipe.path).map_err(MohawkError::io(&recipe.path))?;
         let path = recipe.path.join(MANIFEST);
-        if path.exists() {
-            let found = fs::read_to_string(&path).map_err(MohawkError::io(&path))?;
-            let found: Option<Manifest> = serde_json::from_str(&found).ok();
-            if found.as_ref() != Some(&manifest) {
-                let what = found.map_or("damaged", |found| difference(&found, &manifest));
-                let advice = "choose another folder for this run's teacher_cache";
-                return Err(MohawkError::Cache {
-                    path: recipe.path.clone(),
-                    reason: format!("{what}; {advice}"),
-                });
-            }
-        } else {
-            let json = serde_json::to_string(&manifest).expect("numbers are JSON");
-            files::replace(&path, |file| std::io::Write::write_all(file, json.as_bytes()))?;
+        if !path.exists() {
+            let json = serde_json::to_string(&manifest).expect("numbers and words are JSON");
+            files::replace_beside_others(&path, |file| std::io::Write::write_all(file, json.as_bytes()))?;
+        }
+        // As it is there now: another run may have come first.
+        let found = fs::read_to_string(&path).map_err(MohawkError::io(&path))?;
+        let found: Option<Manifest> = serde_json::from_str(&found).ok();
+        if found.as_ref() != Some(&manifest) {
+            let what = found.map_or("is damaged", |found| difference(&found, &manifest));
+            let advice = "choose another folder for this run's teacher_cache";
+            let reason = format!("{what}; {advice}");
+            return Err(MohawkError::Cache { path: recipe.path.clone(), reason });
         }
         Ok(Self { folder: recipe.path.clone(), top_k })
     }
@@ -152,7 +155,7 @@ impl TeacherCache {
         let segments = starts.map(Segments::from_starts);
         let hidden = teacher.hidden(batch.tokens.clone().narrow(0, row, 1), segments.as_ref());
         let v = teacher.vocab_size();
-        let piece = (LOGITS / v).clamp(1, t);
+        let piece = piece(v, t);
         let mut found = Row { ids: Vec::new(), log_p: Vec::new(), rest: Vec::new() };
         for at in (0..t).step_by(piece) {
             let n = piece.min(t - at);
@@ -250,6 +253,7 @@ fn bytes<T: Copy>(numbers: &[T], to: fn(T) -> [u8; 4]) -> Vec<u8> {
 
 fn difference(found: &Manifest, expected: &Manifest) -> &'static str {
     match () {
+        () if found.version != expected.version => "was written by another version",
         () if found.teacher != expected.teacher => "holds the predictions of another teacher",
         () if found.data != expected.data => "holds predictions on other data",
         () => "holds another number of likeliest tokens",
@@ -264,8 +268,11 @@ fn fingerprint<T: Backbone>(teacher: &T) -> u64 {
     for parameter in parameters(teacher) {
         let length = parameter.value.dims()[0];
         parameter.path.bytes().for_each(&mut add);
-        let some = parameter.value.narrow(0, length / 2, NUMBERS.min(length - length / 2));
-        some.into_data().bytes().iter().copied().for_each(&mut add);
+        let count = NUMBERS.min(length);
+        for start in [0, (length - count) / 2, length - count] {
+            let some = parameter.value.clone().narrow(0, start, count);
+            some.into_data().bytes().iter().copied().for_each(&mut add);
+        }
     }
     hash
 }

@@ -77,17 +77,13 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
     /// # Errors
     ///
     /// If the rows of a micro-batch do not divide among the devices.
+    ///
+    /// # Panics
+    ///
+    /// If a device has no autodiff.
     pub fn and_on(mut self, devices: &[Device]) -> Result<Self, MohawkError> {
-        let replicas = 1 + devices.len();
-        for (index, stage) in self.recipe.stages.iter().enumerate() {
-            if !stage.micro_batch().is_multiple_of(replicas) {
-                let (stage, rows) = (index + 1, stage.micro_batch());
-                let found = format!(
-                    "stage {stage}: {rows} sequences (batch over accumulation) on {replicas} devices"
-                );
-                return Err(MohawkError::Preflight(format!("{found}, expected a number that they divide")));
-            }
-        }
+        assert!(devices.iter().all(Device::is_autodiff), "a device without autodiff");
+        self.recipe.check_replicas(1 + devices.len())?;
         self.devices = devices.to_vec();
         Ok(self)
     }
@@ -152,38 +148,39 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
         }
         let cache = self.recipe.teacher_cache.as_ref();
         let cache = cache.map(|cache| TeacherCache::open(cache, self.data, &self.teacher)).transpose()?;
-        let devices: Vec<Device> = [device].into_iter().chain(self.devices).collect();
+        let devices: Vec<Device> = [device].into_iter().chain(self.devices.clone()).collect();
         let mut others = Replica::team(&devices);
         let first = others.remove(0);
-        let run = |replica, journal| Run {
-            recipe: self.recipe,
-            data: self.data,
-            teacher: self.teacher.clone(),
-            optimizer: self.optimizer.clone(),
-            progress: self.progress.clone(),
-            journal,
-            replica,
-            cache: cache.clone(),
-        };
-        let student = || self.student.clone();
+        let Self { recipe, data, teacher, student, optimizer, progress, .. } = self;
         thread::scope(|scope| {
-            let beside = |replica| {
-                let (run, student) = (run(replica, None), student());
-                scope.spawn(move || {
-                    run.on_its_device(student, |run, student| run.stages(student, &mut ())).map(drop)
-                })
-            };
-            let threads: Vec<_> = others.into_iter().map(beside).collect();
-            let outcome = run(first, journal).stages(student(), observer);
+            let mut threads = Vec::new();
+            for replica in others {
+                let (teacher, optimizer, progress) = (teacher.clone(), optimizer.clone(), progress.clone());
+                let (journal, cache) = (None, cache.clone());
+                let run = Run { recipe, data, teacher, optimizer, progress, journal, replica, cache };
+                let student = student.clone();
+                let beside =
+                    move || run.on_its_device(student, |run, student| run.stages(student, &mut ())).map(drop);
+                let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, beside);
+                threads.push(thread.map_err(MohawkError::io(Path::new("a thread for each device")))?);
+            }
+            let run = Run { recipe, data, teacher, optimizer, progress, journal, replica: first, cache };
+            let mut outcome = run.stages(student, observer);
             for thread in threads {
-                if let Err(panic) = thread.join() {
-                    std::panic::resume_unwind(panic); // why the others stopped
+                match thread.join() {
+                    Err(panic) => std::panic::resume_unwind(panic), // why the others stopped
+                    // That another is gone is the least that can be said.
+                    Ok(Err(why)) if matches!(outcome, Err(MohawkError::Replica(_))) => outcome = Err(why),
+                    Ok(_) => {}
                 }
             }
             outcome
         })
     }
 }
+
+/// Bytes of the stack of a replica's thread, as deep as a main thread's, and more.
+const STACK: usize = 16 << 20;
 
 /// A run in progress, as one device sees it. The student travels by value: every step makes a new one.
 struct Run<'a, T> {
@@ -291,12 +288,13 @@ impl<T: Backbone> Run<'_, T> {
         let batches = (0..stage.accumulation).map(next).collect::<Result<_, MohawkError>>()?;
         let pass = Pass { objective: stage.objective(), checkpointing: stage.checkpointing };
         let (terms, gradients) = pass.backward(&self.teacher, &student, batches);
+        self.replica.settle();
         let (terms, gradients) = (terms.sum_over(&self.replica)?, gradients.sum_over(&self.replica)?);
         let host_seconds = started.elapsed().as_secs_f64();
         let place = Place { stage: self.progress.stage + 1, step: self.progress.step + 1 };
         let lr = stage.schedule().lr(self.progress.step);
         let squared = gradients.squared();
-        let scale = squared.clip(self.recipe.optimizer.clip);
+        let scale = self.replica.of_first(squared.clip(self.recipe.optimizer.clip))?;
         let student = self.optimizer.step(student, gradients, lr, &scale);
         let reading = terms.read(&squared, place)?; // the only wait for the device
 

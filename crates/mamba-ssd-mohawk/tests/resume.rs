@@ -150,6 +150,27 @@ fn a_run_stopped_after_any_step_ends_bit_equal() {
     }
 }
 
+/// What is out of memory may go on in smaller pieces, and learns the same but for rounding.
+#[test]
+fn a_stopped_run_goes_on_with_another_form_of_its_steps() {
+    let mut setting = Setting::new();
+    let (whole, part) = (folder(), folder());
+    let expected = setting.start(whole.path(), &mut Script::default());
+    setting.start(part.path(), &mut Script { stop_after: Some(2 * STEPS + 1), ..Script::default() });
+    for stage in &mut setting.recipe.stages {
+        stage.accumulation = 4;
+    }
+    setting.recipe.stages[2].checkpointing = true;
+    let resumed = setting.resume(part.path(), &mut Script::default());
+    assert!(resumed.finished);
+    let last = |outcome: &Outcome<Tiny>| outcome.stages[2].last_loss;
+    assert!((last(&expected) - last(&resumed)).abs() < 1e-3 * last(&expected).abs());
+    setting.recipe.stages[2].lr = 0.5;
+    let other =
+        Distillation::new(&setting.recipe, &setting.data, setting.teacher.clone(), setting.student.clone());
+    assert!(reason(other.resume(part.path())).contains("[[stage]] is another one"));
+}
+
 #[test]
 fn a_run_killed_between_checkpoints_ends_bit_equal() {
     let setting = Setting::new();

@@ -227,6 +227,24 @@ fn checkpointing_changes_no_gradient() {
     }
 }
 
+/// More tokens than go through the head at a time, the last ones padding.
+#[test]
+fn the_head_in_pieces_changes_no_gradient() {
+    let teacher = in_f64(teacher(1));
+    let student = in_f64(student(&teacher, &[1, 2], 2));
+    let run = |checkpointing: bool| {
+        let text = "kind = \"logits\"\ntokens = 8800\nlr = 1e-2\nbatch = 4\nseq_len = 1100";
+        let recipe = recipe(&[&format!("{text}\ncheckpointing = {checkpointing}")]);
+        let data = dataset();
+        let run = Distillation::new(&recipe, &data, teacher.clone(), student.clone());
+        run.run(&mut ()).expect("a finished run").student
+    };
+    let (whole, in_pieces) = (run(false), run(true));
+    assert!(!changed(&student, &whole).is_empty());
+    let worst = worst_difference(&whole, &in_pieces);
+    assert!(worst < 1e-9, "weights differ by {worst}");
+}
+
 #[test]
 fn every_stage_lowers_its_own_loss() {
     let logits = format!("{LOGITS}\ndivergence = \"forward_kl\"");

@@ -48,14 +48,17 @@ fn all_tokens_kept_are_the_online_loss() {
     assert!(dataset().len() < 1024);
     let (teacher, folder) = (in_f64(teacher(1)), tempfile::tempdir().expect("a folder"));
     let student = in_f64(student(&teacher, &[0, 2], 2));
-    for more in ["", "divergence = \"forward_kl\"\nhard_label_weight = 0.3", "checkpointing = true"] {
-        let stage = format!("{LONG}\n{more}");
-        let online = run(&recipe(&[&stage]), &teacher, &student).expect("a run");
-        let kept = run(&with_cache(folder.path(), VOCAB, &stage), &teacher, &student).expect("a run");
+    let longer =
+        "kind = \"logits\"\ntokens = 2500\nlr = 1e-2\nbatch = 1\nseq_len = 2500\ncheckpointing = true";
+    let more = ["", "divergence = \"forward_kl\"\nhard_label_weight = 0.3", "checkpointing = true"];
+    let stages = more.map(|more| format!("{LONG}\n{more}"));
+    for (stage, rows_there) in stages.iter().map(|stage| (stage.as_str(), 1)).chain([(longer, 2)]) {
+        let online = run(&recipe(&[stage]), &teacher, &student).expect("a run");
+        let kept = run(&with_cache(folder.path(), VOCAB, stage), &teacher, &student).expect("a run");
         assert!(!changed(&student, &kept).is_empty());
         let worst = worst_difference(&online, &kept); // log-probabilities are kept in f32
-        assert!(worst < 1e-5, "{more}: weights differ by {worst}");
-        assert_eq!(rows(folder.path()).len(), 1);
+        assert!(worst < 1e-5, "{stage}: weights differ by {worst}");
+        assert_eq!(rows(folder.path()).len(), rows_there);
     }
 }
 
@@ -118,14 +121,25 @@ fn a_cache_is_filled_once_and_serves_replicas_and_later_runs() {
         files.iter().map(|file| fs::metadata(file).and_then(|m| m.modified()).expect("a time")).collect();
     assert_eq!(written, kept, "a row was written again");
 
-    // Two devices fill a cache of their own with the same rows, and resume one device's run.
+    // Two devices fill a cache of their own with the same rows.
     let other = tempfile::tempdir().expect("a folder");
     let (recipe, data) = (with_cache(other.path(), 4, stage), dataset());
     let run = Distillation::new(&recipe, &data, teacher.clone(), student.clone()).in_folder(other.path());
     let run =
         run.expect("a folder").and_on(&[common::device()]).expect("rows divide").run(&mut ()).expect("a run");
     assert!(run.finished);
-    assert_eq!(rows(other.path()).len(), files.len());
+    let contents = |folder: &Path| -> Vec<_> {
+        let mut files: Vec<_> = rows(folder)
+            .into_iter()
+            .map(|file| (file.file_name().map(ToOwned::to_owned), fs::read(file).expect("a row")))
+            .collect();
+        files.sort();
+        files
+    };
+    assert!(
+        contents(folder.path()) == contents(other.path()),
+        "rows of two devices differ from those of one"
+    );
     assert_eq!(read_metrics(&other.path().join("metrics.jsonl")).expect("metrics").len(), 8);
 }
 
@@ -145,6 +159,12 @@ fn a_cache_of_something_else_is_refused_in_one_line() {
         fs::write(file, b"half").expect("writable");
     }
     refused(&with_cache(folder.path(), 4, stage), &one, "remove the file");
+    // Whichever device meets the file, it is named.
+    let (recipe, data) = (with_cache(folder.path(), 4, stage), dataset());
+    let run = Distillation::new(&recipe, &data, one.clone(), learner.clone());
+    let run = run.and_on(&[common::device(), common::device(), common::device()]).expect("rows divide");
+    let line = run.run(&mut ()).map(drop).expect_err("damaged rows").to_string();
+    assert!(line.contains("remove the file"), "{line}");
     let reverse = with_cache(folder.path(), 4, &format!("{stage}\ndivergence = \"reverse_kl\""));
     let line = reverse.validate().expect_err("no likeliest tokens").to_string();
     assert!(line.contains("likeliest tokens alone"), "{line}");

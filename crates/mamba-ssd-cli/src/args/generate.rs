@@ -84,7 +84,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub json: bool,
     /// With the prompt in front of every text: the lines are texts that distill takes as data
-    #[arg(long, requires = "json")]
+    #[arg(long, requires = "json", conflicts_with = "chat")]
     pub echo: bool,
     /// With the log-probability of every token
     #[arg(long, requires = "json")]

@@ -86,7 +86,7 @@ pub struct Batch {
     pub counts: Counts,
     /// Where in the stream of all documents its rows begin.
     pub starts: Vec<usize>,
-    /// What the teacher predicts, if that is kept; otherwise it is asked.
+    /// What the teacher predicts, if that is kept, for cross entropy and forward KL at temperature 1; otherwise it is asked.
     pub kept: Option<Kept>,
 }
 

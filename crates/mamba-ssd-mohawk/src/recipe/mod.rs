@@ -236,6 +236,24 @@ impl Recipe {
         self.validate_optimizer()
     }
 
+    /// Checks that so many devices can share the rows of every micro-batch.
+    ///
+    /// # Errors
+    ///
+    /// One line naming the first stage whose rows do not divide.
+    pub fn check_replicas(&self, replicas: usize) -> Result<(), MohawkError> {
+        for (index, stage) in self.stages.iter().enumerate() {
+            if replicas == 0 || !stage.micro_batch().is_multiple_of(replicas) {
+                let (stage, rows) = (index + 1, stage.micro_batch());
+                let found = format!(
+                    "stage {stage}: {rows} sequences (batch over accumulation) on {replicas} devices"
+                );
+                return Err(MohawkError::Preflight(format!("{found}, expected a number that they divide")));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_optimizer(&self) -> Result<(), MohawkError> {
         let AdamWConfig { beta1, beta2, epsilon, weight_decay, clip } = self.optimizer;
         let rules = [

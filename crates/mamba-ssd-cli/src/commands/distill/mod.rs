@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, FloatDType};
+use mamba_ssd::Backbone;
 use mamba_ssd_convert::LayerSelection;
 use mamba_ssd_eval::Rank;
 use mamba_ssd_models::Model;
@@ -69,6 +70,7 @@ impl Session {
         let started = Instant::now();
         let mut folder = RunFolder::open(args)?;
         let recipe = &folder.recipe;
+        recipe.check_replicas(args.replicas)?;
         let dtype = FloatDType::from(recipe.dtype);
         ensure!(
             dtype == FloatDType::F32 || recipe.teacher.is_some(),
@@ -83,6 +85,12 @@ impl Session {
         };
         let corpus = Corpus::read(recipe, &teacher.tokenizer, teacher.eos[0])?;
         if let LayerSelection::AllExceptMostImportant(keep) = recipe.student.layers {
+            let layers = teacher.model.n_layers();
+            ensure!(
+                (1..layers).contains(&keep),
+                "[student] layers: all_except_most_important = {keep}, expected 1 to {} of {layers} layers",
+                layers - 1
+            );
             let (ranked, _) = measure(&teacher, &corpus.held_out, Reading::default(), Rank::default())?;
             let kept = kept(&ranked, keep);
             say(format_args!("keeps attention in layers {kept:?}, without which least is copied"));

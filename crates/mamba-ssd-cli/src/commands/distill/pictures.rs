@@ -5,6 +5,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use mamba_ssd::{Backbone, MatrixMixer};
 use mamba_ssd_models::Model;
 use mamba_ssd_mohawk::StepReport;
+use mamba_ssd_mohawk::stage::StageKind;
 
 use super::describe;
 use crate::report::charts::Curve;
@@ -51,7 +52,9 @@ fn curve(steps: &[StepReport], name: String, figure: &dyn Fn(&StepReport) -> Opt
 
 fn stage_losses(steps: &[StepReport]) -> StageLosses {
     let first = &steps[0];
-    let by_layer = (0..first.layers.len()).filter(|&layer| first.layers[layer].is_some());
+    // Mixers' outputs beside predictions have other units than the loss.
+    let layers = if first.kind == StageKind::Logits { 0 } else { first.layers.len() };
+    let by_layer = (0..layers).filter(|&layer| first.layers[layer].is_some());
     let mut curves: Vec<Curve> = by_layer
         .map(|layer| {
             curve(steps, format!("layer {layer}"), &|step| step.layers.get(layer).copied().flatten())

@@ -50,8 +50,12 @@ impl Cache {
 /// When a file cannot be read.
 pub fn hash(model: &Path) -> Result<u64> {
     let mut files = vec![model.to_path_buf()];
-    if model.is_dir() {
-        let entries = fs::read_dir(model).with_context(|| format!("cannot read {}", model.display()))?;
+    // An index names the files beside it.
+    let index = model.extension().is_some_and(|end| end == "json");
+    let folder = if index { model.parent() } else { Some(model).filter(|model| model.is_dir()) };
+    if let Some(folder) = folder {
+        let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+        let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
         files = entries
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<Result<_, _>>()
@@ -95,6 +99,14 @@ mod tests {
         assert_ne!(whole, hash(folder.path()).expect("a hash"));
         assert_ne!(hash(&path("a")).expect("a hash"), hash(&path("b")).expect("a hash"));
         assert!(hash(&path("c")).is_err());
+        fs::write(path("model.safetensors.index.json"), b"{}").expect("a file");
+        let index = hash(&path("model.safetensors.index.json")).expect("a hash");
+        fs::write(path("b"), b"abc").expect("a file");
+        assert_ne!(
+            index,
+            hash(&path("model.safetensors.index.json")).expect("a hash"),
+            "a file that an index may name"
+        );
     }
 
     #[test]
