@@ -24,6 +24,8 @@ fn models_are_examined_side_by_side() {
         "3 + 4 = 7. The answer is 7.\n\n5 + 6 = 11. The answer is 11.\n",
     )
     .expect("a file");
+    let worked = r#"{"context": "Q: Ann has 3 apples. She buys 4 more.\nA:", "continuation": " 3 + 4 = 7. The answer is 7."}"#;
+    fs::write(folder.path().join("worked.jsonl"), worked).expect("a file");
     succeeded(&["convert", teacher, "student", "--init", "qkvo"], folder.path());
     let args = [
         "eval",
@@ -32,7 +34,7 @@ fn models_are_examined_side_by_side() {
         "--requests",
         ".",
         "--tasks",
-        "sums",
+        "sums,worked",
         "--texts",
         "texts.txt",
         "--recall",
@@ -54,6 +56,7 @@ fn models_are_examined_side_by_side() {
     ] {
         assert!(table.contains(part), "{part:?} is not in {table}");
     }
+    assert!(table.contains("worked, bits/byte") && !table.contains("worked, acc"), "{table}");
     let read = || -> Value {
         let json = fs::read(folder.path().join("results.json")).expect("the results");
         serde_json::from_slice(&json).expect("JSON")
@@ -71,8 +74,8 @@ fn models_are_examined_side_by_side() {
     let perplexity = |model: usize| models[model]["texts"]["perplexity"]["value"].as_f64().expect("a number");
     assert!(perplexity(0) < perplexity(1));
 
-    // From the cache: a task, texts and three kinds of recall of each model, and their agreement; the same verdicts.
-    assert_eq!(fs::read_dir(folder.path().join("cache")).expect("the cache").count(), 2 * 5 + 1);
+    // From the cache: two tasks, texts and three kinds of recall of each model, and their agreement; the same verdicts.
+    assert_eq!(fs::read_dir(folder.path().join("cache")).expect("the cache").count(), 2 * 6 + 1);
     succeeded(&args, folder.path());
     let again = read();
     for part in ["tasks", "texts", "recall", "agreement"] {

@@ -40,6 +40,8 @@ struct Results {
     version: &'static str,
     device: String,
     dtype: String,
+    /// Tasks that are predicted, and not answered.
+    predicted: Vec<String>,
     models: Vec<ModelResults>,
 }
 
@@ -48,7 +50,7 @@ struct Results {
 struct ModelResults {
     model: String,
     tasks: BTreeMap<String, TaskResult>,
-    /// Mean over tasks of accuracy, normalised where there is one, less chance; tasks that are but predicted do not count.
+    /// Mean over tasks of accuracy, by characters where that is usual, less chance; tasks that are but predicted do not count.
     above_chance: Option<f64>,
     texts: Option<TextResult>,
     recall: Vec<RecallResult>,
@@ -116,10 +118,12 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         candidates.push(Candidate { model: LanguageModel::load_in(&path, &device, dtype)?, hash });
     }
     let examination = Examination { args, tasks, texts, cache };
+    let predicted = examination.tasks.iter().filter(|task| !task.is_graded());
     let mut results = Results {
         version: env!("CARGO_PKG_VERSION"),
         device: args.device.to_string(),
         dtype: format!("{dtype:?}").to_lowercase(),
+        predicted: predicted.map(|task| task.name.clone()).collect(),
         models: Vec::new(),
     };
     for (index, candidate) in candidates.iter().enumerate() {
@@ -167,8 +171,8 @@ impl Examination<'_> {
             let verdicts = self.verdicts(candidate, task)?;
             results.tasks.insert(task.name.clone(), TaskResult::of(&task.items, &verdicts, SEED));
         }
-        let graded = self.tasks.iter().filter(|task| task.is_graded()).map(|task| &results.tasks[&task.name]);
-        results.above_chance = above_chance(graded);
+        let graded = self.tasks.iter().filter(|task| task.is_graded());
+        results.above_chance = above_chance(graded.map(|task| (task, &results.tasks[&task.name])));
         if let Some(texts) = &self.texts {
             results.texts = Some(self.predict(candidate, texts)?);
         }
@@ -381,7 +385,11 @@ fn bar(what: &str, tokens: usize) -> ProgressBar {
     bar
 }
 
-fn above_chance<'a>(tasks: impl Iterator<Item = &'a TaskResult>) -> Option<f64> {
-    let above: Vec<f64> = tasks.map(|task| task.acc_norm.unwrap_or(task.acc).value - task.chance).collect();
+fn above_chance<'a>(tasks: impl Iterator<Item = (&'a Task, &'a TaskResult)>) -> Option<f64> {
+    let above = |(task, result): (&Task, &TaskResult)| {
+        let normed = result.acc_norm.filter(|_| task.is_normed());
+        normed.unwrap_or(result.acc).value - result.chance
+    };
+    let above: Vec<f64> = tasks.map(above).collect();
     (!above.is_empty()).then(|| above.iter().sum::<f64>() / above.len() as f64)
 }

@@ -18,8 +18,11 @@ pub fn print(results: &Results) {
         }
     };
     for (name, task) in &first.tasks {
-        row(format!("{name}, acc"), &|model| Some(share(model.tasks[name].acc)));
-        if task.acc_norm.is_some() {
+        let answered = !results.predicted.contains(name);
+        if answered {
+            row(format!("{name}, acc"), &|model| Some(share(model.tasks[name].acc)));
+        }
+        if answered && task.acc_norm.is_some() {
             row(format!("{name}, acc_norm"), &|model| model.tasks[name].acc_norm.map(share));
         }
         row(format!("{name}, bits/byte"), &|model| Some(number(model.tasks[name].bits_per_byte)));

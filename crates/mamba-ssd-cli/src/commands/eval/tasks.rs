@@ -28,7 +28,16 @@ pub struct Task {
     pub items: Vec<Item>,
 }
 
+/// Tasks whose accuracy lm-evaluation-harness does not norm by length: answers of equal length, or yes and no.
+const NOT_NORMED: [&str; 3] = ["boolq", "mmlu", "winogrande"];
+
 impl Task {
+    /// Whether accuracy by characters is what the task is compared by.
+    pub fn is_normed(&self) -> bool {
+        let name = self.name.split('/').next().unwrap_or_default();
+        !NOT_NORMED.iter().any(|task| name == *task || name.starts_with(&format!("{task}_")))
+    }
+
     /// Whether being right says something: of several choices, or of a last word, but not of a whole text that is to be
     /// predicted.
     pub fn is_graded(&self) -> bool {
