@@ -32,7 +32,11 @@ impl Pass {
         let mut gradients = GradientSum::default();
         for (batch, _) in &batches {
             let share = |layer| weight(batch.counts, layer) as f64 / total(layer) as f64;
-            if let (Objective::Logits(loss), true) = (self.objective, self.checkpointing) {
+            let by_layers = match self.objective {
+                Objective::Logits(loss) if self.checkpointing => Some(loss),
+                _ => None,
+            };
+            if let Some(loss) = by_layers {
                 let add = |of_piece| gradients.add(student, of_piece);
                 terms.push(None, loss.backward_by_layers(teacher, student, batch, share(None), add));
             }
@@ -41,11 +45,9 @@ impl Pass {
                 gradients.add(student, term.backward());
                 terms.push(layer, term.inner());
             };
-            match self.objective {
-                Objective::Logits(loss) if self.checkpointing => {
-                    loss.for_each_mixer(teacher, student, batch, whole)
-                }
-                objective => objective.for_each_term(teacher, student, batch, whole),
+            match by_layers {
+                Some(loss) => loss.for_each_mixer(teacher, student, batch, whole),
+                None => self.objective.for_each_term(teacher, student, batch, whole),
             }
         }
         (terms, gradients)
@@ -75,6 +77,7 @@ impl Terms {
         Ok(Self { layers: self.layers, values })
     }
 
+    /// All terms and gradients at once, on the host.
     pub fn read(&self, gradients: &Squared, place: Place) -> Result<Reading, MohawkError> {
         Reading::take(self.values.clone(), gradients, place, |term| match self.layers[term] {
             Some(layer) => format!("the loss of layer {layer}"),

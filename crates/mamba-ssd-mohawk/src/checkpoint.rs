@@ -25,7 +25,6 @@ use crate::observer::StageReport;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::parameters::{self, Parameter};
 use crate::recipe::{Recipe, StageRecipe};
-use crate::stage::StageKind;
 
 /// Name of the checkpoint in a run's folder.
 pub const CHECKPOINT: &str = "checkpoint.safetensors";
@@ -68,12 +67,13 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub fn of(recipe: &Recipe, data: &Dataset) -> Self {
+        let asks = recipe.stages.iter().any(StageRecipe::asks_for_predictions);
         Self {
             seed: recipe.seed,
             stages: recipe.stages.clone(),
             optimizer: recipe.optimizer,
             data: data.fingerprint(),
-            kept: recipe.teacher_cache.as_ref().filter(|_| asks_the_teacher(recipe)).map(|cache| cache.top_k),
+            kept: recipe.teacher_cache.as_ref().filter(|_| asks).map(|cache| cache.top_k),
         }
     }
 
@@ -93,11 +93,6 @@ impl Identity {
 /// Stages without what decides but the form of a step.
 fn form_apart(stages: &[StageRecipe]) -> Vec<StageRecipe> {
     stages.iter().map(StageRecipe::without_form).collect()
-}
-
-/// Whether a stage is held against the teacher's predictions.
-fn asks_the_teacher(recipe: &Recipe) -> bool {
-    recipe.stages.iter().any(|stage| stage.kind == StageKind::Logits)
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -24,7 +24,7 @@ use crate::optim::AdamW;
 use crate::parameters::train_only;
 use crate::recipe::{Recipe, StageRecipe};
 use crate::replica::Replica;
-use crate::stage::{StageKind, mixer_layers};
+use crate::stage::mixer_layers;
 use crate::teacher_cache::TeacherCache;
 
 /// Name of the metrics in a run's folder.
@@ -252,8 +252,7 @@ impl<T: Backbone> Run<'_, T> {
 
     /// Where the teacher's predictions are kept, if the stage asks for them.
     fn cache_of(&self, stage: &StageRecipe) -> Option<&TeacherCache> {
-        let asks = stage.kind == StageKind::Logits && stage.hard_label_weight != Some(1.0);
-        self.cache.as_ref().filter(|_| asks)
+        self.cache.as_ref().filter(|_| stage.asks_for_predictions())
     }
 
     fn info<S: Backbone>(&self, stage: &StageRecipe, student: &S) -> StageInfo {

@@ -93,6 +93,11 @@ impl StageRecipe {
         Self { accumulation: 1, checkpointing: false, ..self.clone() }
     }
 
+    /// Whether it is held against the teacher's predictions.
+    pub(crate) fn asks_for_predictions(&self) -> bool {
+        self.kind == StageKind::Logits && self.hard_label_weight != Some(1.0)
+    }
+
     /// Tokens of one optimiser step.
     pub fn tokens_per_step(&self) -> usize {
         self.batch * self.seq_len

@@ -93,3 +93,38 @@ fn find(folder: &Path, name: &str) -> Result<PathBuf> {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mamba_ssd_eval::items::Choice;
+
+    use super::*;
+
+    fn task(name: &str, continuations: &[&str]) -> Task {
+        let choice = |text: &&str| Choice { context: "Q".into(), continuation: (*text).into() };
+        Task {
+            name: name.into(),
+            items: vec![Item { choices: continuations.iter().map(choice).collect(), answer: None }],
+        }
+    }
+
+    #[test]
+    fn a_last_word_and_choices_are_graded_and_a_worked_answer_is_not() {
+        assert!(task("lambada", &[" signs"]).is_graded());
+        assert!(task("piqa", &[" in a bowl", " on the floor"]).is_graded());
+        assert!(!task("gsm8k", &[" 3 + 4 = 7. The answer is 7."]).is_graded());
+    }
+
+    #[test]
+    fn tasks_are_normed_as_lm_evaluation_harness_does() {
+        for (name, normed) in [
+            ("arc_easy", true),
+            ("sciq", true),
+            ("boolq", false),
+            ("winogrande/rc_5shot", false),
+            ("mmlu_law", false),
+        ] {
+            assert_eq!(task(name, &[" a", " b"]).is_normed(), normed, "{name}");
+        }
+    }
+}
