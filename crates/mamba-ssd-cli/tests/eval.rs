@@ -91,6 +91,31 @@ fn models_are_examined_side_by_side() {
     assert!((number("bits_per_byte") - nats / 2f64.ln() / 56.0).abs() < 1e-9);
 }
 
+/// Windows share the words and bytes of their text.
+#[test]
+fn texts_in_several_windows_have_their_bytes_once() {
+    let folder = folder();
+    let teacher = teacher(folder.path());
+    let teacher = teacher.to_str().expect("a path");
+    let line = "Ann has 3 apples. She buys 4 more. 3 + 4 = 7. The answer is 7. ".repeat(4);
+    fs::write(folder.path().join("texts.txt"), format!("{line}\n\n5 + 6 = 11. The answer is 11.\n"))
+        .expect("a file");
+    for more in [&["--window", "12"][..], &["--window", "12", "--stride", "5"]] {
+        let args = [&["eval", teacher, "--texts", "texts.txt", "--json"], more].concat();
+        let found: Value = serde_json::from_str(&succeeded(&args, folder.path())).expect("JSON");
+        let texts = &found["models"][0]["texts"];
+        let value = |name: &str| texts[name]["value"].as_f64().expect("a number");
+        let count = |name: &str| texts[name].as_f64().expect("a number");
+        let nats = value("perplexity").ln() * count("tokens");
+        assert!(count("tokens") > 36.0, "several windows: {texts}");
+        assert!(
+            (value("bits_per_byte") - nats / 2f64.ln() / count("bytes")).abs() < 1e-9,
+            "{more:?}: {texts}"
+        );
+        assert!((value("word_perplexity").ln() - nats / count("words")).abs() < 1e-9, "{more:?}: {texts}");
+    }
+}
+
 #[test]
 fn what_cannot_be_examined_is_refused() {
     let folder = folder();

@@ -159,12 +159,20 @@ fn a_cache_of_something_else_is_refused_in_one_line() {
         fs::write(file, b"half").expect("writable");
     }
     refused(&with_cache(folder.path(), 4, stage), &one, "remove the file");
-    // Whichever device meets the file, it is named.
-    let (recipe, data) = (with_cache(folder.path(), 4, stage), dataset());
+    // The third of four devices meets the only damaged row of the first batch: it is named.
+    let other = tempfile::tempdir().expect("a folder");
+    let (recipe, data) = (with_cache(other.path(), 4, stage), dataset());
+    run(&recipe, &one, &learner).expect("a run");
+    let first =
+        Loader::new(&data, 16, recipe.seed, Cursor::default()).aligned().next_batch(4, &common::device());
+    let row = format!("{:07}.safetensors", first.starts[2] / 16);
+    let damaged =
+        rows(other.path()).into_iter().find(|file| file.ends_with(&row)).expect("a row of the first batch");
+    fs::write(&damaged, b"half").expect("writable");
     let run = Distillation::new(&recipe, &data, one.clone(), learner.clone());
     let run = run.and_on(&[common::device(), common::device(), common::device()]).expect("rows divide");
-    let line = run.run(&mut ()).map(drop).expect_err("damaged rows").to_string();
-    assert!(line.contains("remove the file"), "{line}");
+    let line = run.run(&mut ()).map(drop).expect_err("a damaged row").to_string();
+    assert!(line.contains(&row) && line.contains("remove the file"), "{line}");
     let reverse = with_cache(folder.path(), 4, &format!("{stage}\ndivergence = \"reverse_kl\""));
     let line = reverse.validate().expect_err("no likeliest tokens").to_string();
     assert!(line.contains("likeliest tokens alone"), "{line}");

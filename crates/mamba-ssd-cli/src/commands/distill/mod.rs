@@ -11,7 +11,7 @@ mod watch;
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, FloatDType};
 use mamba_ssd::Backbone;
 use mamba_ssd_convert::LayerSelection;
@@ -71,6 +71,11 @@ impl Session {
         let mut folder = RunFolder::open(args)?;
         let recipe = &folder.recipe;
         recipe.check_replicas(args.replicas)?;
+        if let Some(cache) = &recipe.teacher_cache {
+            let advice =
+                || format!("cannot make {}; choose another path for [teacher_cache]", cache.path.display());
+            std::fs::create_dir_all(&cache.path).with_context(advice)?;
+        }
         let dtype = FloatDType::from(recipe.dtype);
         ensure!(
             dtype == FloatDType::F32 || recipe.teacher.is_some(),
