@@ -1,6 +1,6 @@
-"""Modern English training texts of docs/results.md: textbooks of github.com/saylordotorg (text_*, HTML) and of github.com/openstax (osbooks-*, CNXML),
-histories of github.com/HistoryAtState (TEI) and GSA/digitalgov.gov, 18F/18f.gsa.gov and 18F/handbook (Markdown), free of 12-word runs of the evaluation
-tasks and of the held-out books.
+"""Modern English training texts of docs/results.md: textbooks (saylordotorg, HTML; openstax and cnx-user-books, CNXML), histories (HistoryAtState, TEI),
+handbooks, guides and sites (Markdown), children's stories, recipes and news, of the repositories of github.com that modern.txt lists, free of 12-word
+runs of the evaluation tasks and of the held-out books. Many are under CC BY, others under CC BY-NC-SA or no longer under copyright: see each.
 
     python3 benches/data/modern.py EVAL_TASKS valid.jsonl [--with train.jsonl] REPOSITORY...
 
@@ -44,7 +44,7 @@ def files(repository, suffix):
     """Text of each wanted file of the newest commit."""
     git = ["git", "-C", repository]
     names = subprocess.run([*git, "ls-tree", "-r", "-z", "--name-only", "HEAD"], capture_output=True, check=True).stdout.decode().split("\0")
-    request = "".join(f"HEAD:{name}\n" for name in names if name.endswith(suffix) and not SKIP.search(name.replace("/index.cnxml", ".cnxml"))).encode()
+    request = "".join(f"HEAD:{name}\n" for name in names if re.search(suffix, name) and not SKIP.search(name.replace("/index.cnxml", ".cnxml"))).encode()
     stream = io.BytesIO(subprocess.run([*git, "cat-file", "--batch"], input=request, capture_output=True, check=True).stdout)
     for header in stream:
         yield re.sub("\r\n?", "\n", stream.read(int(header.split()[2])).decode("utf-8-sig", errors="replace"))
@@ -73,9 +73,18 @@ def markup(text):
     return found
 
 
+def reference(match):
+    """A noun for a link without a text, whose number only the printed book has."""
+    before, link = match[1] or "", match[2].lower()
+    noun = next((noun for noun in ("equation", "table", "example") if noun in link), "figure" if "target-id=" in link else "section")
+    return f"{before}{'The' if before else 'the'} {noun}"
+
+
 def cnxml(text):
     """The same of a module of CNXML, without exercises and glossary."""
     text = re.sub(r"<(/?)m:", r"<\1", re.split("<content>", text, maxsplit=1)[-1])
+    text = re.sub(r"\s*\([^()<>]{0,30}<link\b[^>]*/>[^()<>]{0,12}\)", "", text)
+    text = re.sub(r"([.?!]\s+|<para[^>]*>\s*)?<link\b([^>]*)/>", reference, text)
     text = re.sub(r"(?s)<(exercise|problem|solution|glossary|equation|footnote|media|caption)\b.*?</\1>", "", text)
     return markup(re.sub(r"<(/?)para\b", r"<\1p", re.sub(r"<(/?)title\b", r"<\1h2", text)))
 
@@ -89,6 +98,21 @@ def markdown(text):
     for pattern, replacement in MARKDOWN:
         prose = re.sub(pattern, replacement, prose, flags=re.M)
     return re.split(r"\n\s*\n|\n(?=- )", html.unescape(prose))
+
+
+def story(text):
+    """A children's story of one paragraph a page, without its notes."""
+    return [" ".join(page.split()) for page in re.split(r"(?m)^#+", text.split("\n* License")[0])]
+
+
+def recipe(text):
+    """The same as markdown, under the title of the front matter."""
+    return re.findall(r'(?m)^title: *"?(.*?)"? *$', text)[:1] + markdown(text)
+
+
+def plain(text):
+    """Lines of plain text."""
+    return text.split("\n")
 
 
 def clean(paragraph, seen):
@@ -164,17 +188,38 @@ for path in arguments.tasks.glob("*/*/requests.jsonl.gz"):
         parts[path.parts[-3]].update((request["context"] + request.get("continuation", "")).split("\n\n"))
 held_out = {name: {run for part in group for run in runs(part)} for name, group in parts.items()}
 
-readers = {"saylordotorg": (".html", markup), "openstax": (".cnxml", cnxml), "HistoryAtState": (".xml", markup), "GSA": (".md", markdown), "18F": (".md", markdown)}
+readers = {
+    "saylordotorg": (r"\.html$", markup),
+    "openstax": (r"\.cnxml$", cnxml),
+    "cnx-user-books": (r"\.cnxml$", cnxml),
+    "HistoryAtState": (r"\.xml$", markup),
+    "GSA": (r"\.md$", markdown),
+    "18F": (r"\.md$", markdown),
+    "usdoj-crt": (r"^_pages/_(resources|topics)/.*\.md$", markdown),
+    "alphagov": (r"^service-manual/.*\.md$", markdown),
+    "usds": (r"\.md$", markdown),
+    "global-asp": (r"^en/.*\.md$", story),
+    "uccser": (r"content/en/.*\.md$", markdown),
+    "OneStopEnglish": (r"Separated.*/(Adv|Ele)-Txt/.*\.txt$", plain),
+    "creativecommons": (r"\.md$", markdown),
+    "opensource.guide": (r"^_articles/[^/]*\.md$", markdown),
+    "recipes": (r"^content/.*\.md$", recipe),
+    "carpentries": (r"^(episodes|instructors|learners|content/posts)/.*\.md$", markdown),
+    "ONRR": (r"^src/markdown/.*\.md$", markdown),
+    "handbook": (r"\.md$", markdown),
+}
 kept, dropped, seen, causes = {owner: [] for owner in readers}, Counter(), set(), Counter()
 for repository in arguments.repositories:
     owner = next(owner for owner in readers if owner in repository)
     suffix, reader = readers[owner]
+    before = sum(len(text.encode()) for text in kept[owner]), len(kept[owner])
     for text in (text for file in files(repository, suffix) for text in documents(reader(file), seen)):
         found = set(runs(text))
         met = [name for name, forbidden in held_out.items() if found & forbidden]
         causes.update(met)
         dropped[owner] += bool(met)
         kept[owner] += [] if met else [text]
+    print(f"  {repository}: {sum(len(text.encode()) for text in kept[owner][before[1]:]) / 1e6:.2f} MB, {len(kept[owner]) - before[1]} documents", flush=True)
 for owner, texts in kept.items():
     print(f"{owner}: {sum(len(text.encode()) for text in texts) / 1e6:.2f} MB, {len(texts)} documents, {dropped[owner]} dropped")
 print("dropped by cause:", dict(causes))

@@ -10,13 +10,14 @@
 //! devices, or runs, may fill one cache. 4 + 8 k bytes a token: 51 GB for 100 million tokens at k = 64.
 //!
 //! Rows come again only if they are cut at the same places in every epoch, so with a cache they are
-//! ([`Loader::aligned`](crate::data::Loader::aligned)). The k likeliest are found on the host.
+//! ([`Loader::aligned`](crate::data::Loader::aligned)). The k likeliest are found on the host; of logits on a GPU it reads
+//! the k pieces of the vocabulary that hold them, and no others.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use mamba_ssd::{Backbone, Segments};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use mamba_ssd::{Backbone, Segments, computes_on_host};
 use rayon::prelude::*;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -159,9 +160,9 @@ impl TeacherCache {
         let mut found = Row { ids: Vec::new(), log_p: Vec::new(), rest: Vec::new() };
         for at in (0..t).step_by(piece) {
             let n = piece.min(t - at);
-            let logits = teacher.head(hidden.clone().narrow(1, at, n)).into_data().convert::<f32>();
-            let logits: Vec<f32> = logits.try_into_vec().expect("converted to f32");
-            let tokens: Vec<_> = logits.par_chunks(v).map(|logits| likeliest(logits, self.top_k)).collect();
+            let logits = teacher.head(hidden.clone().narrow(1, at, n)).reshape([n, v]);
+            let in_pieces = !computes_on_host(&logits.device()) && self.top_k * PIECE < v;
+            let tokens = if in_pieces { of_pieces(logits, self.top_k) } else { of_all(logits, self.top_k) };
             for (ids, log_p, rest) in tokens {
                 found.ids.extend(ids);
                 found.log_p.extend(log_p);
@@ -220,7 +221,7 @@ impl TeacherCache {
     fn on_device(&self, rows: Vec<Row>, [b, t]: [usize; 2], device: &Device) -> Kept {
         let ids: Vec<i32> = rows.iter().flat_map(|row| &row.ids).map(|&id| id as i32).collect();
         let floats = |part: fn(&Row) -> &Vec<f32>| rows.iter().flat_map(part).copied().collect::<Vec<f32>>();
-        let dtype = burn::tensor::DType::F32;
+        let dtype = DType::F32;
         let (log_p, rest) = (floats(|row| &row.log_p), floats(|row| &row.rest));
         Kept {
             ids: Tensor::from_data(TensorData::new(ids, [b, t, self.top_k]), device),
@@ -230,21 +231,78 @@ impl TeacherCache {
     }
 }
 
-/// The k likeliest of a token's logits, the likeliest first: ids, log-probabilities, and the probability of the others.
-fn likeliest(logits: &[f32], k: usize) -> (Vec<u32>, Vec<f32>, f32) {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
-    let log_sum = sum.ln() + f64::from(largest);
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let descending = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b));
-    if k < order.len() {
-        order.select_nth_unstable_by(k, descending);
-        order.truncate(k);
+/// Of a token: the k likeliest, the likeliest first, their log-probabilities, and the probability of the others.
+type Likeliest = (Vec<u32>, Vec<f32>, f32);
+
+/// The k likeliest of every row of `logits [n v]`.
+fn of_all(logits: Tensor<2>, k: usize) -> Vec<Likeliest> {
+    let [_, v] = logits.dims();
+    let of_row = |logits: &[f32]| {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit - largest).exp()).sum();
+        let candidates = (0..).zip(logits.iter().copied()).collect();
+        likeliest(candidates, sum.ln() + f64::from(largest), k, v)
+    };
+    floats(logits).par_chunks(v).map(of_row).collect()
+}
+
+/// Tokens of a piece of the vocabulary.
+const PIECE: usize = 64;
+/// What stands for the logits behind the vocabulary.
+const NONE: f32 = -1e30;
+
+/// The same. The k likeliest lie in the k pieces with the largest logits, so that the host reads one number of every piece
+/// and then those pieces.
+fn of_pieces(logits: Tensor<2>, k: usize) -> Vec<Likeliest> {
+    let logits = logits.cast(DType::F32);
+    let ([n, v], device) = (logits.dims(), logits.device());
+    let largest = logits.clone().max_dim(1);
+    let log_sums = floats((logits.clone() - largest.clone()).exp().sum_dim(1).log() + largest);
+    let count = v.div_ceil(PIECE);
+    let whole = match count * PIECE - v {
+        0 => logits,
+        missing => {
+            let padding = Tensor::full([n, missing], NONE, (&device, DType::F32));
+            Tensor::cat(vec![logits, padding], 1)
+        }
+    };
+    let pieces = whole.reshape([n * count, PIECE]);
+    let tops = floats(pieces.clone().max_dim(1));
+    let of_token = |(token, tops): (usize, &[f32])| {
+        let mut order: Vec<usize> = (0..count).collect();
+        order.select_nth_unstable_by(k, |&a, &b| tops[b].total_cmp(&tops[a]));
+        order[..k].iter().map(|piece| (token * count + piece) as i32).collect::<Vec<_>>()
+    };
+    let chosen: Vec<i32> = tops.par_chunks(count).enumerate().flat_map_iter(of_token).collect();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(chosen.clone(), [n * k]), &device);
+    let found = floats(pieces.select(0, index));
+    let rows = found.par_chunks(k * PIECE).zip(chosen.par_chunks(k)).zip(&log_sums);
+    let of_row = |((logits, pieces), &log_sum): ((&[f32], &[i32]), &f32)| {
+        let ids = pieces.iter().flat_map(|&piece| {
+            let first = piece as usize % count * PIECE;
+            (first..first + PIECE).map(|id| id as u32)
+        });
+        likeliest(ids.zip(logits.iter().copied()).collect(), f64::from(log_sum), k, v)
+    };
+    rows.map(of_row).collect()
+}
+
+fn floats(numbers: Tensor<2>) -> Vec<f32> {
+    numbers.into_data().convert::<f32>().try_into_vec().expect("converted to f32")
+}
+
+/// The k likeliest of `v` tokens, of which these may be among them.
+fn likeliest(mut candidates: Vec<(u32, f32)>, log_sum: f64, k: usize, v: usize) -> Likeliest {
+    let descending = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if k < candidates.len() {
+        candidates.select_nth_unstable_by(k, descending);
+        candidates.truncate(k);
     }
-    order.sort_unstable_by(descending);
-    let log_p: Vec<f64> = order.iter().map(|&id| f64::from(logits[id as usize]) - log_sum).collect();
-    let rest = if k < logits.len() { 1.0 - log_p.iter().map(|log_p| log_p.exp()).sum::<f64>() } else { 0.0 };
-    (order, log_p.iter().map(|&log_p| log_p as f32).collect(), rest.max(0.0) as f32)
+    candidates.sort_unstable_by(descending);
+    let log_p: Vec<f64> = candidates.iter().map(|&(_, logit)| f64::from(logit) - log_sum).collect();
+    let rest = if k < v { 1.0 - log_p.iter().map(|log_p| log_p.exp()).sum::<f64>() } else { 0.0 };
+    let ids = candidates.into_iter().map(|(id, _)| id).collect();
+    (ids, log_p.iter().map(|&log_p| log_p as f32).collect(), rest.max(0.0) as f32)
 }
 
 fn bytes<T: Copy>(numbers: &[T], to: fn(T) -> [u8; 4]) -> Vec<u8> {
@@ -281,12 +339,16 @@ fn fingerprint<T: Backbone>(teacher: &T) -> u64 {
 mod tests {
     use super::*;
 
+    fn row(logits: &[f32]) -> Tensor<2> {
+        Tensor::from_data(TensorData::new(logits.to_vec(), [1, logits.len()]), &Device::flex())
+    }
+
     #[test]
     fn the_likeliest_tokens_and_the_rest_are_a_distribution() {
         let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 50) as f32 / 10.0).collect();
         let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
         for k in [1, 3, 49] {
-            let (ids, log_p, rest) = likeliest(&logits, k);
+            let (ids, log_p, rest) = of_all(row(&logits), k).remove(0);
             assert_eq!(ids.len(), k);
             assert!(ids.windows(2).all(|pair| logits[pair[0] as usize] > logits[pair[1] as usize]));
             assert_eq!(logits[ids[0] as usize], 4.9);
@@ -296,6 +358,23 @@ mod tests {
             let kept: f64 = log_p.iter().map(|&x| f64::from(x).exp()).sum();
             assert!((kept + f64::from(rest) - 1.0).abs() < 1e-6);
         }
-        assert_eq!(likeliest(&logits, 50).2, 0.0);
+        assert_eq!(of_all(row(&logits), 50).remove(0).2, 0.0);
+    }
+
+    #[test]
+    fn pieces_of_the_vocabulary_hold_the_likeliest_of_all() {
+        let number = |i: usize| ((i * 2_654_435_761) % 1_000_003) as f32 / 5e4 - 10.0;
+        for (v, k) in [(1001, 1), (1001, 5), (1001, 14), (960, 7)] {
+            let logits: Vec<f32> = (0..7 * v).map(number).collect();
+            let logits = Tensor::<2>::from_data(TensorData::new(logits, [7, v]), &Device::flex());
+            for (got, want) in of_pieces(logits.clone(), k).into_iter().zip(of_all(logits.clone(), k)) {
+                assert_eq!(got.0, want.0);
+                let apart = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+                assert!(
+                    got.1.iter().zip(&want.1).all(apart) && apart((&got.2, &want.2)),
+                    "{got:?}, {want:?}"
+                );
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 
-use crate::mixer::{Append, KvCache, MixerState, Select, StateMap};
+use crate::mixer::{Append, KvCache, MixerState, Rows, StateMap};
 
 /// What a model carries from token to token, layer by layer. Rows of the batch are independent of each
 /// other.
@@ -91,7 +91,11 @@ impl State {
         self.select(&rows)
     }
 
-    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs.
+    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs, on GPUs when they
+    /// are a quarter of all.
+    ///
+    /// On GPUs a state that nothing else holds stays where it is if every row that changes its place comes from behind those
+    /// that are kept, as `[0, 3, 2]` of four do: nothing but that row is copied.
     ///
     /// # Panics
     ///
@@ -101,8 +105,7 @@ impl State {
         assert!(!rows.is_empty(), "a state has at least one row");
         assert!(rows.iter().all(|&row| row < batch), "rows {rows:?} of a state of {batch}");
         let Some(device) = self.device() else { return self };
-        let mut select = Select::new(rows, &device);
-        self.map(&mut select)
+        self.map(&mut Rows::new(rows, batch, &device))
     }
 
     /// All rows of all states, which are states of one model. Caches of different lengths are aligned at

@@ -387,16 +387,21 @@ impl<'a, M: Backbone> Engine<'a, M> {
         self.rows.par_iter_mut().zip(logits.par_chunks_mut(vocabulary)).map(choose).collect()
     }
 
-    /// Takes ended rows, in ascending order, out of the batch.
+    /// Takes ended rows, in ascending order, out of the batch. The last ones take their places.
     fn leave(&mut self, ended: Vec<(usize, Finish)>) {
         if ended.is_empty() {
             return;
         }
-        let kept = (0..self.rows.len()).filter(|at| ended.iter().all(|(ended, _)| ended != at));
-        let kept: Vec<usize> = kept.collect();
-        self.state = self.state.take().filter(|_| !kept.is_empty()).map(|state| state.select(&kept));
-        for (already_left, (at, finish)) in ended.into_iter().enumerate() {
-            let row = self.rows.remove(at - already_left);
+        let mut order: Vec<usize> = (0..self.rows.len()).collect();
+        for &(at, _) in ended.iter().rev() {
+            order.swap_remove(at);
+        }
+        self.state = self.state.take().filter(|_| !order.is_empty()).map(|state| state.select(&order));
+        let mut left = Vec::with_capacity(ended.len());
+        for (at, finish) in ended.into_iter().rev() {
+            left.push((self.rows.swap_remove(at), finish));
+        }
+        for (row, finish) in left.into_iter().rev() {
             self.end(row, finish);
         }
     }

@@ -9,6 +9,8 @@ mod attention;
 mod autodiff;
 mod autodiff_layers;
 #[cfg(feature = "cube")]
+mod batch;
+#[cfg(feature = "cube")]
 mod batched;
 #[cfg(feature = "flex")]
 mod conv;
@@ -57,6 +59,8 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 pub(crate) use attention::native_attention;
+#[cfg(feature = "cube")]
+pub(crate) use batch::{Moves, append_cached_rows, append_columns, append_rows, buffers_have_room};
 #[cfg(feature = "cube")]
 pub(crate) use batched::native_batched;
 #[cfg(feature = "cube")]

@@ -11,6 +11,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use super::state::Rows;
+
 /// Keys and values of the tokens so far.
 #[derive(Clone, Debug)]
 pub struct KvCache {
@@ -18,7 +20,7 @@ pub struct KvCache {
     pub k: Tensor<4>,
     /// Values, `[b kv s d]`.
     pub v: Tensor<4>,
-    /// Columns in front of each row's first token, b of them. They hold zeros and are never seen.
+    /// Columns in front of each row's first token, b of them. They hold finite numbers and are never seen.
     pub padding: Vec<usize>,
 }
 
@@ -62,6 +64,11 @@ impl KvCache {
         if self.columns() == 0 {
             return Self { k, v, ..self };
         }
+        #[cfg(feature = "cube")]
+        if crate::kernels::buffers_have_room(&self.k.device()) {
+            let [k, v] = crate::kernels::append_columns([self.k, self.v], [k, v]);
+            return Self { k, v, ..self };
+        }
         Self { k: append(self.k, k), v: append(self.v, v), ..self }
     }
 
@@ -80,12 +87,12 @@ impl KvCache {
     /// # Panics
     ///
     /// If there is no such row.
-    pub(crate) fn select(self, rows: &[usize], index: &Tensor<1, Int>) -> Self {
-        let padding = rows.iter().map(|&row| self.padding[row]).collect();
+    pub(crate) fn select(self, rows: &Rows) -> Self {
+        let padding = rows.chosen.iter().map(|&row| self.padding[row]).collect();
         let [b, kv, s, d] = self.k.dims();
         let [k, v] = [self.k, self.v].map(|cached| match b == 1 && s > 0 {
-            true => cached.expand([rows.len(), kv, s, d]),
-            false => cached.select(0, index.clone()),
+            true => cached.expand([rows.chosen.len(), kv, s, d]),
+            false => rows.select(cached),
         });
         Self { k, v, padding }.trimmed()
     }
@@ -93,10 +100,26 @@ impl KvCache {
     /// All rows of all caches.
     pub(crate) fn concat(caches: Vec<Self>) -> Self {
         let columns = caches.iter().map(Self::columns).max().unwrap_or(0);
+        #[cfg(feature = "cube")]
+        if columns > 0
+            && caches[0].columns() == columns
+            && crate::kernels::buffers_have_room(&caches[0].k.device())
+        {
+            return caches.into_iter().reduce(Self::followed_by).expect("at least one cache");
+        }
         let caches: Vec<Self> = caches.into_iter().map(|cache| cache.padded(columns)).collect();
         let padding = caches.iter().flat_map(|cache| cache.padding.clone()).collect();
         let (k, v) = caches.into_iter().map(|cache| (cache.k, cache.v)).unzip();
         Self { k: Tensor::cat(k, 0), v: Tensor::cat(v, 0), padding }
+    }
+
+    /// The cache with further rows, of at most as many columns, in the room of its buffer if it has some.
+    #[cfg(feature = "cube")]
+    fn followed_by(self, more: Self) -> Self {
+        let front = self.columns() - more.columns();
+        let [k, v] = crate::kernels::append_cached_rows([self.k, self.v], [more.k, more.v]);
+        let others = more.padding.into_iter().map(|padding| padding + front);
+        Self { k, v, padding: self.padding.into_iter().chain(others).collect() }
     }
 
     /// The cache without the last `tokens` of every row.
@@ -123,10 +146,12 @@ impl KvCache {
         Self { k, v, padding: self.padding.into_iter().map(|padding| padding + more).collect() }
     }
 
-    /// The cache without columns that no row needs.
+    /// The cache without columns that no row needs. Where that is a copy, not before they are a quarter of all.
     fn trimmed(self) -> Self {
         let spare = self.padding.iter().copied().min().unwrap_or(0);
-        if spare == 0 {
+        let least =
+            if crate::computes_on_host(&self.k.device()) { 1 } else { self.columns().div_ceil(4).max(1) };
+        if spare < least {
             return self;
         }
         let kept = self.columns() - spare;
@@ -169,8 +194,7 @@ mod tests {
         let random = |s| Tensor::<4>::random([1, 2, s, 4], Distribution::Default, &device);
         let row = KvCache { k: random(5), v: random(5), padding: vec![0] };
         let rows = [0usize; 3];
-        let index = Tensor::from_data([0i64; 3], &device);
-        let forked = row.clone().select(&rows, &index);
+        let forked = row.clone().select(&Rows::new(&rows, 1, &device));
         assert_eq!((stride(&forked.k), forked.k.dims()), (0, [3, 2, 5, 4]));
         let token = random(1).expand([3, 2, 1, 4]);
         let longer = forked.append(token.clone(), token.clone());

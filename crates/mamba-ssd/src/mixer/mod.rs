@@ -30,7 +30,7 @@ pub use mamba1::{Mamba1, Mamba1Config};
 pub use mamba2::{Mamba2, Mamba2Config};
 pub use mixing::Mixing;
 pub use parallel::{Parallel, ParallelConfig};
-pub(crate) use state::{Append, Select};
+pub(crate) use state::{Append, Rows};
 pub use state::{MixerState, StateMap};
 
 use crate::Segments;

@@ -169,26 +169,48 @@ impl StateMap for Measure {
 }
 
 /// Some rows of a state, in some order.
-pub(crate) struct Select {
-    rows: Vec<usize>,
+pub(crate) struct Rows {
+    pub chosen: Vec<usize>,
     index: Tensor<1, Int>,
+    /// Where that is enough: what changes its place in the same buffers.
+    #[cfg(feature = "cube")]
+    moves: Option<crate::kernels::Moves>,
 }
 
-impl Select {
-    pub(crate) fn new(rows: &[usize], device: &Device) -> Self {
-        let index: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-        let index = Tensor::from_data(TensorData::new(index, [rows.len()]), device);
-        Self { rows: rows.to_vec(), index }
+impl Rows {
+    /// `chosen` of the rows of a state of `batch`.
+    pub fn new(chosen: &[usize], batch: usize, device: &Device) -> Self {
+        let index: Vec<i64> = chosen.iter().map(|&row| row as i64).collect();
+        let index = Tensor::from_data(TensorData::new(index, [chosen.len()]), device);
+        #[cfg(feature = "cube")]
+        let moves = crate::kernels::Moves::of(chosen, batch, device);
+        #[cfg(not(feature = "cube"))]
+        let _ = batch;
+        Self {
+            chosen: chosen.to_vec(),
+            index,
+            #[cfg(feature = "cube")]
+            moves,
+        }
+    }
+
+    /// These rows of the first axis.
+    pub fn select<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
+        #[cfg(feature = "cube")]
+        if let Some(moves) = &self.moves {
+            return moves.apply(tensor);
+        }
+        tensor.select(0, self.index.clone())
     }
 }
 
-impl StateMap for Select {
+impl StateMap for Rows {
     fn tensor<const D: usize>(&mut self, _name: &'static str, tensor: Tensor<D>) -> Tensor<D> {
-        tensor.select(0, self.index.clone())
+        self.select(tensor)
     }
 
     fn cache(&mut self, cache: KvCache) -> KvCache {
-        cache.select(&self.rows, &self.index)
+        cache.select(self)
     }
 }
 
@@ -227,6 +249,15 @@ impl Append {
     }
 }
 
+/// All rows, where it can be in the room behind the first ones.
+fn joined(rows: Vec<Tensor<2>>) -> Tensor<2> {
+    #[cfg(feature = "cube")]
+    if crate::kernels::buffers_have_room(&rows[0].device()) {
+        return rows.into_iter().reduce(crate::kernels::append_rows).expect("at least one state");
+    }
+    Tensor::cat(rows, 0)
+}
+
 const ALIKE: &str = "states of one model";
 
 impl StateMap for Append {
@@ -235,7 +266,7 @@ impl StateMap for Append {
         let width = tensor.shape().num_elements() / shape[0].max(1);
         let mut rows = vec![tensor.reshape([shape[0], width])];
         rows.extend(self.0.iter_mut().map(|parts| parts.tensors.pop_front().expect(ALIKE)));
-        let rows = Tensor::cat(rows, 0);
+        let rows = joined(rows);
         shape[0] = rows.dims()[0];
         rows.reshape(shape)
     }

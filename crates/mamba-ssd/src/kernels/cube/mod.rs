@@ -1,5 +1,5 @@
 //! SSD on every CubeCL backend: wgpu, Vulkan, CUDA, ROCm, Metal; where there are tensor cores attention, and distances
-//! between mixing matrices.
+//! between mixing matrices; the maps beside them ([`layers`]), and the rows and columns of states ([`batch`]).
 //!
 //! The portable kernel is the recurrence with the state in registers ([`walk`]); its reverse pass is the
 //! same map three more times ([`backward`]). Where a device multiplies matrices in the dtype of `x`, the
@@ -11,6 +11,7 @@
 
 mod attention;
 mod backward;
+mod batch;
 mod chunks;
 mod decay;
 mod decays;

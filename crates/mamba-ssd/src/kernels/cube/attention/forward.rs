@@ -1,4 +1,5 @@
-//! Outputs: a cube for every head and tile of tokens, over the columns that the tile sees.
+//! Outputs: a cube for every head and tile of tokens, over the columns that the tile sees; or several, each over a part
+//! of the columns, where there is one token and too few heads to keep a device busy (Dao et al. 2023, Flash-Decoding).
 //!
 //! The maximum of a row's scores and the sum of their exponentials are carried from tile to tile of columns, and what
 //! was added up is scaled whenever the maximum grows (Milakov and Gimelshein 2018; FlashAttention, algorithm 1).
@@ -13,14 +14,17 @@ use crate::kernels::cube::chunks::Blocks;
 use crate::kernels::cube::mma::{One, Row, as_a, times_columns, zeros};
 use crate::kernels::cube::tiles::{arrive, fetch, flush, put_rows, scale_rows, sync_rows};
 
+/// A sum of exponentials that stands for none.
+const NOTHING: f32 = 1e-30;
+
 #[cube(launch)]
 pub(super) fn attend<E: Float, W: Size, O: Size, I: Int>(
     q: &[Vector<E, W>],       // b t h d, in strides
     k: &[Vector<E, W>],       // b s kv d, in strides
     v: &[Vector<E, W>],       // b s kv d, in strides
     first: &[I],              // b t
-    out: &mut [Vector<E, W>], // b t h d
-    logs: &mut [f32],         // b h t
+    out: &mut [Vector<E, W>], // b t h d, in strides, for every cube along z
+    logs: &mut [f32],         // b h t, for every cube along z
     sizes: Sizes,
     #[comptime] blocks: Blocks,
     #[define(E)] _dtype: ElemType,
@@ -99,9 +103,12 @@ pub(super) fn attend<E: Float, W: Size, O: Size, I: Int>(
 
     let (upper_sum, lower_sum) =
         over_quad(upper_sum, lower_sum, &mut scratch, &spot, comptime!(Fold::Sum), blocks);
+    // A part of the columns may hold none that a row sees.
+    let (upper_sum, lower_sum) = (max(upper_sum, f32::new(NOTHING)), max(lower_sum, f32::new(NOTHING)));
+    let part = CUBE_POS_Z as usize * CUBE_COUNT_X as usize * sizes.t;
     scale_rows(&mut sums, f32::new(1.0) / upper_sum, f32::new(1.0) / lower_sum, n_tiles);
     if spot.i == 0 {
-        let row = (spot.batch * sizes.heads + spot.head) * sizes.t + token + own;
+        let row = part + (spot.batch * sizes.heads + spot.head) * sizes.t + token + own;
         let to_natural = f32::new(core::f32::consts::LN_2);
         if token + own < sizes.t {
             logs[row] = upper_top * to_natural + upper_sum.ln();
@@ -112,8 +119,40 @@ pub(super) fn attend<E: Float, W: Size, O: Size, I: Int>(
     }
     put_rows::<E, O>(&sums, &mut qs, 0usize, &spot, n_tiles, ns, blocks);
     sync_rows(blocks);
-    let strides = sizes.contiguous(sizes.t, sizes.heads);
-    let target = sizes.tile(&strides, sizes.t, spot.batch, token, spot.head);
+    let mut target = sizes.tile(&sizes.out, sizes.t, spot.batch, token, spot.head);
+    target.first += part * sizes.d;
     let (lane, row) = (UNIT_POS as usize % 32, 16 * spot.block);
     flush::<E, W>(&qs, 0usize, out, &target, 16usize, row, lane, 32usize, blocks.n, ns, blocks);
+}
+
+/// The outputs of parts of the columns as one: a mean, weighted with the sums of their exponentials.
+#[cube(launch)]
+pub(super) fn combine<E: Float>(
+    outs: &[E],       // parts rows d
+    logs: &[f32],     // parts rows
+    out: &mut [E],    // rows d
+    sums: &mut [f32], // rows, logs again
+    parts: usize,
+    rows: usize,
+    d: usize,
+    #[define(E)] _dtype: ElemType,
+) {
+    let row = ABSOLUTE_POS / d;
+    if row >= rows {
+        terminate!();
+    }
+    let mut top = logs[row];
+    for part in 1..parts {
+        top = max(top, logs[part * rows + row]);
+    }
+    let (mut sum, mut mean) = (f32::new(0.0), f32::new(0.0));
+    for part in 0..parts {
+        let weight = (logs[part * rows + row] - top).exp();
+        sum += weight;
+        mean += weight * f32::cast_from(outs[part * rows * d + ABSOLUTE_POS]);
+    }
+    out[ABSOLUTE_POS] = E::cast_from(mean / sum);
+    if ABSOLUTE_POS % d == 0 {
+        sums[row] = top + sum.ln();
+    }
 }

@@ -21,8 +21,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
+use super::batch::{buffer, extent};
 use super::chunks::{Blocks, WIDE};
-use super::layers::empty;
+use super::layers::{cubes, empty};
 use super::tensor_cores::{emulated_rows, multiplies};
 use crate::kernels::attention::AttentionOps;
 use tile::{SizesLaunch, StridesLaunch};
@@ -62,6 +63,16 @@ struct Inputs {
     blocks: Blocks,
 }
 
+/// How a pass goes over the rows of q.
+struct Walk {
+    /// Heads that have rows of their own, and rows of each.
+    heads: usize,
+    rows: usize,
+    /// Parts of the columns.
+    parts: usize,
+    sizes: SizesLaunch,
+}
+
 impl Inputs {
     fn new([q, k, v]: [CubeTensor; 3], first: CubeTensor) -> Self {
         let [b, t, h, d] = q.shape().dims();
@@ -71,12 +82,49 @@ impl Inputs {
         Self { q, k, v, first: into_contiguous(first), b, t, h, s, kv, d, blocks }
     }
 
-    fn sizes(&self) -> SizesLaunch {
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|tensor| {
+    /// Every query head for itself.
+    fn by_heads(&self) -> Walk {
+        let Self { t, h, kv, d, .. } = *self;
+        let strides = self.q.meta.strides();
+        let q = StridesLaunch::new(strides[0], strides[1], strides[2]);
+        let out = StridesLaunch::new(t * h * d, h * d, d);
+        Walk { heads: h, rows: t, parts: 1, sizes: self.sizes([h, t, t, kv], q, out) }
+    }
+
+    /// One token, whose query heads are the rows of the head that they share, so that columns are read once.
+    fn of_token(&self) -> Walk {
+        let Self { h, kv, d, .. } = *self;
+        let (share, strides) = (h / kv, self.q.meta.strides());
+        let q = StridesLaunch::new(strides[0], strides[2], share * strides[2]);
+        let out = StridesLaunch::new(h * d, d, share * d);
+        let sizes = self.sizes([kv, share, 1, kv], q, out);
+        Walk { heads: kv, rows: share, parts: self.parts(), sizes }
+    }
+
+    /// Parts of the columns that keep a device busy, of two tiles at least.
+    fn parts(&self) -> usize {
+        const USUAL: u32 = 64;
+        let processors = self.q.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(USUAL);
+        let most = self.s / (2 * self.blocks.chunk());
+        (2 * processors as usize / (self.b * self.kv)).clamp(1, most.max(1))
+    }
+
+    fn sizes(
+        &self,
+        [heads, rows, tokens, kv]: [usize; 4],
+        q: StridesLaunch,
+        out: StridesLaunch,
+    ) -> SizesLaunch {
+        let [k, v] = [&self.k, &self.v].map(|tensor| {
             let strides = tensor.meta.strides();
             StridesLaunch::new(strides[0], strides[1], strides[2])
         });
-        SizesLaunch::new(self.t, self.s, self.h, self.kv, self.d, q, k, v)
+        SizesLaunch::new(rows, tokens, self.s, heads, kv, self.d, q, k, v, out)
+    }
+
+    /// Queries, keys and values, as far as they reach.
+    fn arguments(&self) -> [BufferArg; 3] {
+        [&self.q, &self.k, &self.v].map(|tensor| buffer(tensor, extent(tensor)))
     }
 
     /// A cube for every head and tile of `length`.
@@ -104,26 +152,52 @@ impl AttentionOps for CubeBackend {
         first: IntTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let inputs = Inputs::new([q, k, v], first);
-        let out = empty(&inputs.q, inputs.q.shape(), inputs.q.dtype);
-        let logs = empty(&inputs.q, [inputs.b, inputs.h, inputs.t], DType::F32);
+        let Inputs { b, t, h, kv, d, blocks, .. } = inputs;
+        let together = t == 1 && h / kv <= blocks.chunk();
+        let Walk { heads, rows, parts, sizes } = if together { inputs.of_token() } else { inputs.by_heads() };
+        let arrays = |parts| {
+            let out = empty(&inputs.q, [parts * b, t, h, d], inputs.q.dtype);
+            (out, empty(&inputs.q, [parts * b, h, t], DType::F32))
+        };
+        let (out, logs) = arrays(parts);
+        let [q, k, v] = inputs.arguments();
+        let tiles = rows.div_ceil(blocks.chunk()) as u32;
         forward::attend::launch(
             &out.client,
-            inputs.count(inputs.h, inputs.t),
+            CubeCount::Static((b * heads) as u32, tiles, parts as u32),
             inputs.dim(),
-            inputs.blocks.wide,
-            inputs.blocks.pair,
-            inputs.q.clone().into_buffer_arg(),
-            inputs.k.clone().into_buffer_arg(),
-            inputs.v.clone().into_buffer_arg(),
+            blocks.wide,
+            blocks.pair,
+            q,
+            k,
+            v,
             inputs.first.clone().into_buffer_arg(),
             out.clone().into_buffer_arg(),
             logs.clone().into_buffer_arg(),
-            inputs.sizes(),
-            inputs.blocks,
+            sizes,
+            blocks,
             dtype_to_storage_type(inputs.q.dtype),
             dtype_to_storage_type(inputs.first.dtype),
         );
-        (out, logs)
+        if parts == 1 {
+            return (out, logs);
+        }
+        let (whole, sums) = arrays(1);
+        let (count, dim) = cubes(&whole, b * h * d);
+        forward::combine::launch(
+            &whole.client,
+            count,
+            dim,
+            out.into_buffer_arg(),
+            logs.into_buffer_arg(),
+            whole.clone().into_buffer_arg(),
+            sums.clone().into_buffer_arg(),
+            parts,
+            b * h,
+            d,
+            dtype_to_storage_type(whole.dtype),
+        );
+        (whole, sums)
     }
 
     fn attention_backward(
@@ -140,6 +214,7 @@ impl AttentionOps for CubeBackend {
         let Inputs { b, t, h, s, kv, d, blocks, .. } = inputs;
         let (dtype, index) = (dtype_to_storage_type(grad.dtype), dtype_to_storage_type(inputs.first.dtype));
         let deltas = empty(&grad, [b, h, t], DType::F32);
+        let [q, k, v] = inputs.arguments();
         let dq = empty(&grad, grad.shape(), grad.dtype);
         queries::queries::launch(
             &grad.client,
@@ -147,37 +222,38 @@ impl AttentionOps for CubeBackend {
             inputs.dim(),
             blocks.wide,
             blocks.pair,
-            inputs.q.clone().into_buffer_arg(),
-            inputs.k.clone().into_buffer_arg(),
-            inputs.v.clone().into_buffer_arg(),
+            q,
+            k,
+            v,
             inputs.first.clone().into_buffer_arg(),
             out.into_buffer_arg(),
             logs.clone().into_buffer_arg(),
             grad.clone().into_buffer_arg(),
             dq.clone().into_buffer_arg(),
             deltas.clone().into_buffer_arg(),
-            inputs.sizes(),
+            inputs.by_heads().sizes,
             blocks,
             dtype,
             index,
         );
         let [dk, dv] = [(); 2].map(|()| empty(&grad, [b, s, kv, d], grad.dtype));
+        let [q, k, v] = inputs.arguments();
         keys::keys::launch(
             &dq.client,
             inputs.count(kv, s),
             inputs.dim(),
             blocks.wide,
             blocks.pair,
-            inputs.q.clone().into_buffer_arg(),
-            inputs.k.clone().into_buffer_arg(),
-            inputs.v.clone().into_buffer_arg(),
+            q,
+            k,
+            v,
             inputs.first.clone().into_buffer_arg(),
             logs.into_buffer_arg(),
             deltas.into_buffer_arg(),
             grad.into_buffer_arg(),
             dk.clone().into_buffer_arg(),
             dv.clone().into_buffer_arg(),
-            inputs.sizes(),
+            inputs.by_heads().sizes,
             blocks,
             dtype,
             index,

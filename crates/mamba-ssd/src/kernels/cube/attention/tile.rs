@@ -21,10 +21,13 @@ pub struct Strides {
     pub head: usize,
 }
 
-/// Sizes of the map, and how its inputs lie in memory.
+/// Sizes of the map, and how its arrays lie in memory.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 pub(super) struct Sizes {
+    /// Rows of a head.
     pub t: usize,
+    /// Tokens that they are of: as many, or one, whose query heads are the rows of the head that they share.
+    pub tokens: usize,
     pub s: usize,
     pub heads: usize,
     pub kv: usize,
@@ -32,6 +35,7 @@ pub(super) struct Sizes {
     pub q: Strides,
     pub k: Strides,
     pub v: Strides,
+    pub out: Strides,
 }
 
 #[cube]
@@ -56,9 +60,14 @@ impl Sizes {
         f32::new(core::f32::consts::LOG2_E) / f32::cast_from(self.d).sqrt()
     }
 
-    /// Columns in front of a row's first token.
+    /// Columns in front of the first token.
     pub fn past(&self) -> usize {
-        self.s - self.t
+        self.s - self.tokens
+    }
+
+    /// A row's own column, the last one that it sees; beyond the end that of the last row.
+    pub fn own(&self, row: usize) -> usize {
+        self.past() + min(row, self.tokens - 1)
     }
 }
 
@@ -94,7 +103,7 @@ pub fn first_of<I: Int>(first: &[I], batch: usize, token: usize, t: usize) -> us
     usize::cast_from(first[batch * t + min(token, t - 1)])
 }
 
-/// What a cube's tile of tokens sees: `count` tiles of columns from `start` on.
+/// What a cube's tile of tokens sees: `count` tiles of columns from `start` on. Cubes along z share them.
 #[derive(CubeType, Clone, Copy)]
 pub(super) struct Columns {
     pub start: usize,
@@ -115,13 +124,16 @@ impl Columns {
         #[comptime] blocks: Blocks,
     ) -> Columns {
         let size = comptime!(blocks.chunk());
-        let start = first_of::<I>(first, spot.batch, token, sizes.t);
+        let start = first_of::<I>(first, spot.batch, token, sizes.tokens);
         let end = min(sizes.past() + token + size, sizes.s);
+        let count = (end - start).div_ceil(size);
+        let share = count.div_ceil(CUBE_COUNT_Z as usize);
+        let before = min(CUBE_POS_Z as usize * share, count);
         Columns {
-            start,
-            count: (end - start).div_ceil(size),
-            inner: first_of::<I>(first, spot.batch, token + size - 1, sizes.t),
-            own: sizes.past() + token,
+            start: start + before * size,
+            count: min(share, count - before),
+            inner: first_of::<I>(first, spot.batch, token + size - 1, sizes.tokens),
+            own: sizes.own(token),
         }
     }
 
@@ -163,10 +175,10 @@ pub(super) struct Visible {
 #[cube]
 pub(super) fn visible<I: Int>(first: &[I], row: usize, spot: &Spot, sizes: &Sizes) -> Visible {
     Visible {
-        upper_first: first_of::<I>(first, spot.batch, row, sizes.t),
-        upper_last: sizes.past() + row,
-        lower_first: first_of::<I>(first, spot.batch, row + 8, sizes.t),
-        lower_last: sizes.past() + row + 8,
+        upper_first: first_of::<I>(first, spot.batch, row, sizes.tokens),
+        upper_last: sizes.own(row),
+        lower_first: first_of::<I>(first, spot.batch, row + 8, sizes.tokens),
+        lower_last: sizes.own(row + 8),
     }
 }
 

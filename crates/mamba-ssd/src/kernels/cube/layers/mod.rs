@@ -28,6 +28,8 @@ use cubecl::calculate_cube_count_elemwise;
 use cubecl::client::Client;
 use cubecl::prelude::*;
 
+pub(super) use step::own;
+
 pub(in crate::kernels) use reduce::sum_of_parts;
 #[cfg(feature = "cuda")]
 pub(in crate::kernels) use reduce::sum_of_parts_onto;
@@ -73,7 +75,7 @@ fn empty_like(like: &CubeTensor) -> CubeTensor {
 }
 
 /// As many cubes as `units` units fill.
-fn cubes(like: &CubeTensor, units: usize) -> (CubeCount, CubeDim) {
+pub(super) fn cubes(like: &CubeTensor, units: usize) -> (CubeCount, CubeDim) {
     let dim = CubeDim::new(&like.client, units);
     (calculate_cube_count_elemwise(&like.client, units, dim), dim)
 }

@@ -268,7 +268,7 @@ pub fn state_bytes(p: usize, n: usize) -> usize {
 }
 
 /// The array itself where nothing else holds it, else a copy. (burn's own copies may have rows padded.)
-pub(super) fn own(tensor: CubeTensor) -> CubeTensor {
+pub(in crate::kernels::cube) fn own(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     if tensor.can_mut() { tensor } else { overwrite(empty_like(&tensor), tensor) }
 }
