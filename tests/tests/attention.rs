@@ -195,6 +195,7 @@ mod emulated {
             Case::new([1, 20, 50, 2, 1, 12]),
             Case::new([2, 1, 150, 6, 2, 12]),
             Case::new([1, 1, 20, 2, 2, 12]),
+            Case::new([1, 1, 330, 2, 2, 12]), // parts of the columns of which the last is empty
             Case { documents: Some(vec![vec![1, 30, 6]]), ..Case::new([1, 37, 37, 2, 2, 12]) },
             Case { sharpness: 30.0, ..Case::new([1, 70, 70, 2, 1, 12]) },
         ] {

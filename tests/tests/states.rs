@@ -154,6 +154,39 @@ fn walk(rounds: usize) {
     kept.expect("a clone").step(&mixers, &mut rng, "of the last clone");
 }
 
+/// Tokens that were taken back leave no trace, though what they wrote is still in the buffer.
+#[test]
+fn a_cache_that_went_back_goes_on_as_if_nothing_had_been() {
+    let (mixers, mut rng) = (Mixers::new(), Rng::new(7));
+    let config = AttentionConfig::new(D_MODEL, 4, 2, 12, RotaryConfig::new(12)); // a convolution could not go back
+    let mixer =
+        MixerConfig::Attention(config).init(&mixers.device).map(&mut RandomWeights::new(3, mixers.dtype));
+    let tokens: Vec<Tensor<2>> = (0..20)
+        .map(|_| tensor(&rng.normals(3 * D_MODEL), [3, D_MODEL], mixers.dtype, &mixers.device))
+        .collect();
+    let start = || State { layers: vec![mixer.init_state(3, &mixers.device)] };
+    let run = |mut state: State, tokens: &[Tensor<2>]| {
+        let mut outputs = vec![];
+        for token in tokens {
+            let (y, next) = mixer.step(token.clone(), state.layers.remove(0));
+            state = State { layers: vec![next] };
+            outputs.push(values(y));
+        }
+        (outputs, state)
+    };
+    let (want, _) = run(start(), &tokens);
+    let (_, state) = run(start(), &tokens[..12]);
+    let (_, state) = run(state, &tokens[15..20]);
+    let state = state.without_last(8).expect("a cache alone");
+    let (got, _) = run(state, &tokens[9..]);
+    for (got, want) in got.iter().flatten().zip(want[9..].iter().flatten()) {
+        assert!(
+            (got - want).abs() <= limit() * want.abs().max(1.0),
+            "{got} after going back, {want} without"
+        );
+    }
+}
+
 #[test]
 fn rows_that_come_and_go_are_what_they_are_alone() {
     walk(60);

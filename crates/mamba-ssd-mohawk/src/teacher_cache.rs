@@ -248,8 +248,6 @@ fn of_all(logits: Tensor<2>, k: usize) -> Vec<Likeliest> {
 
 /// Tokens of a piece of the vocabulary.
 const PIECE: usize = 64;
-/// What stands for the logits behind the vocabulary.
-const NONE: f32 = -1e30;
 
 /// The same. The k likeliest lie in the k pieces with the largest logits, so that the host reads one number of every piece
 /// and then those pieces.
@@ -262,7 +260,7 @@ fn of_pieces(logits: Tensor<2>, k: usize) -> Vec<Likeliest> {
     let whole = match count * PIECE - v {
         0 => logits,
         missing => {
-            let padding = Tensor::full([n, missing], NONE, (&device, DType::F32));
+            let padding = Tensor::full([n, missing], f32::NEG_INFINITY, (&device, DType::F32));
             Tensor::cat(vec![logits, padding], 1)
         }
     };
@@ -270,7 +268,7 @@ fn of_pieces(logits: Tensor<2>, k: usize) -> Vec<Likeliest> {
     let tops = floats(pieces.clone().max_dim(1));
     let of_token = |(token, tops): (usize, &[f32])| {
         let mut order: Vec<usize> = (0..count).collect();
-        order.select_nth_unstable_by(k, |&a, &b| tops[b].total_cmp(&tops[a]));
+        order.select_nth_unstable_by(k, |&a, &b| tops[b].total_cmp(&tops[a]).then(a.cmp(&b)));
         order[..k].iter().map(|piece| (token * count + piece) as i32).collect::<Vec<_>>()
     };
     let chosen: Vec<i32> = tops.par_chunks(count).enumerate().flat_map_iter(of_token).collect();
@@ -282,7 +280,8 @@ fn of_pieces(logits: Tensor<2>, k: usize) -> Vec<Likeliest> {
             let first = piece as usize % count * PIECE;
             (first..first + PIECE).map(|id| id as u32)
         });
-        likeliest(ids.zip(logits.iter().copied()).collect(), f64::from(log_sum), k, v)
+        let candidates = ids.zip(logits.iter().copied()).filter(|(id, _)| (*id as usize) < v);
+        likeliest(candidates.collect(), f64::from(log_sum), k, v)
     };
     rows.map(of_row).collect()
 }

@@ -7,7 +7,8 @@ use crate::mixer::{Append, KvCache, MixerState, Rows, StateMap};
 /// What a model carries from token to token, layer by layer. Rows of the batch are independent of each
 /// other.
 ///
-/// A state is a handle: cloning one costs nothing, and the clone stays as it is while the original moves on.
+/// A state is a handle: cloning one costs nothing, and the clone stays as it is while the original moves on. (On GPUs numbers that
+/// burn was asked for with `into_data` and that were not looked at yet are no clone.)
 ///
 /// # Example
 ///
@@ -95,7 +96,7 @@ impl State {
     /// are a quarter of all.
     ///
     /// On GPUs a state that nothing else holds stays where it is if every row that changes its place comes from behind those
-    /// that are kept, as `[0, 3, 2]` of four do: nothing but that row is copied.
+    /// that are kept, as `[0, 3, 2]` of four do, and at least half are kept: nothing but that row is copied.
     ///
     /// # Panics
     ///

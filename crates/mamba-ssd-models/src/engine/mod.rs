@@ -314,7 +314,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let tokens = &prompt.job.request.prompt[prompt.done..];
         let chunk = &tokens[..tokens.len().min(self.options.prefill_chunk)];
         let tokens = ints(chunk, &self.device).unsqueeze::<2>();
-        let state = prompt.state.clone();
+        let state = std::mem::replace(&mut prompt.state, State { layers: Vec::new() }); // a clone would be copied
         let (hidden, state) = self.model.prefill_hidden(tokens, state);
         prompt.state = state;
         prompt.done += chunk.len();

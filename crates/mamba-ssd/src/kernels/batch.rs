@@ -77,20 +77,21 @@ pub(crate) fn buffers_have_room(device: &Device) -> bool {
 
 /// [`BatchOps::append_columns`].
 pub(crate) fn append_columns([k, v]: [Tensor<4>; 2], more: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
-    let [more_k, more_v] = more.map(Tensor::into_dispatch);
+    let [more_k, more_v] = more.map(|more| more.cast(k.dtype()).into_dispatch());
     let (k, v) = Dispatch::append_columns(k.into_dispatch(), v.into_dispatch(), more_k, more_v);
     [k, v].map(Tensor::from_dispatch)
 }
 
 /// [`BatchOps::append_cached_rows`].
 pub(crate) fn append_cached_rows([k, v]: [Tensor<4>; 2], more: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
-    let [more_k, more_v] = more.map(Tensor::into_dispatch);
+    let [more_k, more_v] = more.map(|more| more.cast(k.dtype()).into_dispatch());
     let (k, v) = Dispatch::append_cached_rows(k.into_dispatch(), v.into_dispatch(), more_k, more_v);
     [k, v].map(Tensor::from_dispatch)
 }
 
 /// [`BatchOps::append_rows`].
 pub(crate) fn append_rows(state: Tensor<2>, more: Tensor<2>) -> Tensor<2> {
+    let more = more.cast(state.dtype());
     Tensor::from_dispatch(Dispatch::append_rows(state.into_dispatch(), more.into_dispatch()))
 }
 
@@ -104,11 +105,13 @@ pub(crate) struct Moves {
 }
 
 impl Moves {
-    /// The choice of `rows` of `batch`, if it is such a one and buffers on `device` have room.
+    /// The choice of `rows` of `batch`, if it is such a one and buffers on `device` have room. Of fewer than half a copy is made: it
+    /// would hold the buffer of all.
     pub fn of(rows: &[usize], batch: usize, device: &Device) -> Option<Self> {
         let moved = || rows.iter().enumerate().filter(|&(to, &from)| to != from);
         let kept = rows.len();
-        if !buffers_have_room(device) || kept > batch || moved().any(|(_, &from)| from < kept) {
+        let worth = kept <= batch && 2 * kept >= batch;
+        if !buffers_have_room(device) || !worth || moved().any(|(_, &from)| from < kept) {
             return None;
         }
         let (mut to, mut from): (Vec<i32>, Vec<i32>) =

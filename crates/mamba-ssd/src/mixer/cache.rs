@@ -101,7 +101,7 @@ impl KvCache {
     pub(crate) fn concat(caches: Vec<Self>) -> Self {
         let columns = caches.iter().map(Self::columns).max().unwrap_or(0);
         #[cfg(feature = "cube")]
-        if columns > 0
+        if caches.iter().all(|cache| cache.columns() > 0)
             && caches[0].columns() == columns
             && crate::kernels::buffers_have_room(&caches[0].k.device())
         {

@@ -117,7 +117,8 @@ impl MixerState {
         self.measured().batch
     }
 
-    /// Bytes held for the whole batch. The buffer of a cache on the CPU may have room for half as much again.
+    /// Bytes held for the whole batch. Buffers may have room for more: those of caches for half as many columns again, and on GPUs
+    /// those of all parts for the rows that left, or a quarter more.
     pub fn bytes(&self) -> usize {
         self.measured().bytes
     }

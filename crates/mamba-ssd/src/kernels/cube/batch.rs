@@ -107,6 +107,9 @@ fn move_rows<E: Float, I: Int, W: Size>(
 
 /// The first number behind a view, counted from its own first.
 pub(super) fn extent(tensor: &CubeTensor) -> usize {
+    if tensor.meta.shape().iter().any(|&length| length == 0) {
+        return 0;
+    }
     let steps = tensor.meta.shape().iter().zip(tensor.meta.strides().iter());
     1 + steps.map(|(length, stride)| (length - 1) * stride).sum::<usize>()
 }
@@ -133,11 +136,13 @@ fn wide(tensor: &CubeTensor, numbers: &[usize]) -> usize {
     if numbers.iter().all(|number| number.is_multiple_of(most)) { most } else { 1 }
 }
 
-/// Numbers in the buffer behind the first of a tensor that is all of it.
+/// Numbers in the buffer of a tensor that begins with it. What is cut off its end is what it was rounded up by: burn's views are
+/// cut at multiples of the alignment.
 fn held(tensor: &CubeTensor) -> Option<usize> {
-    let handle = &tensor.handle;
-    let cut = handle.offset_start.unwrap_or(0) + handle.offset_end.unwrap_or(0);
-    (cut == 0).then(|| handle.size() as usize / tensor.dtype.size())
+    let (handle, alignment) = (&tensor.handle, tensor.client.properties().memory.alignment);
+    let (start, end) = (handle.offset_start.unwrap_or(0), handle.offset_end.unwrap_or(0));
+    let whole = start == 0 && end < alignment;
+    whole.then(|| (handle.size() - end) as usize / tensor.dtype.size())
 }
 
 /// Whether a cache lies as `[b + room, kv, s + room, d]`.
@@ -155,11 +160,18 @@ fn has_room(cache: &CubeTensor, rows: usize, columns: usize) -> bool {
     is_by_columns(cache) && cache.can_mut() && held(cache).is_some_and(fits)
 }
 
-/// Copies in buffers with room for so many more rows and columns.
-fn with_room(caches: [CubeTensor; 2], rows: usize, columns: usize) -> [CubeTensor; 2] {
+/// Copies in buffers with room for so many more rows and columns, and for what is to spare of both while kernels can count that far.
+fn with_room(
+    caches: [CubeTensor; 2],
+    [rows, columns]: [usize; 2],
+    [spare_rows, spare_columns]: [usize; 2],
+) -> [CubeTensor; 2] {
     let [b, kv, s, d]: [usize; 4] = caches[0].shape().dims();
+    let (least, roomy) = ([b + rows, s + columns], [b + rows + spare_rows, s + columns + spare_columns]);
+    let counted = |[rows, columns]: [usize; 2]| rows * kv * columns * d <= u32::MAX as usize;
+    let [rows, columns] = if counted(roomy) { roomy } else { least };
     let copies = caches.each_ref().map(|cache| {
-        let room = empty(cache, [b + rows, kv, s + columns, d], cache.dtype);
+        let room = empty(cache, [rows, kv, columns, d], cache.dtype);
         resized(room, [b, kv, s, d])
     });
     if s > 0 {
@@ -241,7 +253,7 @@ impl BatchOps for CubeBackend {
         let ([b, kv, s, d], t) = (k.shape().dims(), more_k.shape()[2]);
         let caches = match has_room(&k, 0, t) && has_room(&v, 0, t) {
             true => [k, v],
-            false => with_room([k, v], 0, t + ROOM + (s + t) / 2),
+            false => with_room([k, v], [0, t], [0, ROOM + (s + t) / 2]),
         };
         put_block([more_k, more_v], &caches, [0, s], t);
         caches.map(|cache| resized(cache, [b, kv, s + t, d])).into()
@@ -256,7 +268,7 @@ impl BatchOps for CubeBackend {
         let ([b, kv, s, d], m) = (k.shape().dims(), more_k.shape()[0]);
         let caches = match has_room(&k, m, 0) && has_room(&v, m, 0) {
             true => [k, v],
-            false => with_room([k, v], m + (b + m) / 4, ROOM + s / 2),
+            false => with_room([k, v], [m, 0], [(b + m) / 4, ROOM + s / 2]),
         };
         put_block([more_k, more_v], &caches, [b, 0], s);
         caches.map(|cache| resized(cache, [b + m, kv, s, d])).into()
@@ -293,7 +305,7 @@ impl BatchOps for CubeBackend {
             false => (0, 1, row),
         };
         let wide = wide(&state, &[row, head, length]);
-        if count > 0 {
+        if count * length > 0 {
             let (cubes, dim) = cubes(&state, count * heads * length / wide);
             let index = dtype_to_storage_type(moves.dtype);
             move_rows::launch(
