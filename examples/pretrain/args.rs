@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use mamba_ssd_eval::problems::{Problem, Split, long_problem, problem};
 
 /// What to train, on what, for how long.
 #[derive(Parser)]
@@ -23,6 +24,9 @@ pub struct Args {
     /// Ends after so many minutes, examinations included.
     #[arg(long)]
     pub minutes: Option<f64>,
+    /// Problems of four to eight steps, not of two to four: a teacher for `mamba-ssd reason --long`.
+    #[arg(long)]
+    pub long: bool,
     /// Seed of problems and weights.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -77,4 +81,14 @@ pub struct Args {
     /// Held-out problems of the last examination.
     #[arg(long, default_value_t = 1024)]
     pub final_problems: usize,
+}
+
+/// A problem of a seed, split and index.
+pub type Draw = fn(u64, Split, u64) -> Problem;
+
+impl Args {
+    /// What problems come from.
+    pub fn draw(&self) -> Draw {
+        if self.long { long_problem } else { problem }
+    }
 }

@@ -2,23 +2,24 @@
 
 use anyhow::{Context, Result};
 use mamba_ssd::Backbone;
-use mamba_ssd_eval::problems::{Problem, Split, problem};
+use mamba_ssd_eval::problems::{Problem, Split};
 use mamba_ssd_eval::{answer_accuracy, perplexity};
 use mamba_ssd_models::{GenerateOptions, Tokenizer, generate};
 
-use crate::args::Args;
+use crate::args::{Args, Draw};
 
 /// Prompts decoded together.
 const BATCH: usize = 256;
 
-/// Longest answer, in tokens.
-const MAX_NEW_TOKENS: usize = 80;
+/// Longest answer, in tokens, of eight steps.
+const MAX_NEW_TOKENS: usize = 160;
 
 /// The held-out problems of a seed.
 pub struct Exam {
     pub tokenizer: Tokenizer,
     pub eos: u32,
     seed: u64,
+    draw: Draw,
 }
 
 /// How an exam went.
@@ -34,13 +35,13 @@ impl Exam {
     pub fn new(args: &Args, tokenizer: Tokenizer) -> Result<Self> {
         let eos =
             tokenizer.eos_ids().first().copied().context("the tokenizer has no token that ends a text")?;
-        Ok(Self { tokenizer, eos, seed: args.seed })
+        Ok(Self { tokenizer, eos, seed: args.seed, draw: args.draw() })
     }
 
     /// Examines a model on the first `count` problems.
     pub fn sit<M: Backbone>(&self, model: &M, count: usize) -> Result<ExamResult> {
         let problems: Vec<Problem> =
-            (0..count as u64).map(|index| problem(self.seed, Split::HeldOut, index)).collect();
+            (0..count as u64).map(|index| (self.draw)(self.seed, Split::HeldOut, index)).collect();
         let documents: Vec<Vec<u32>> =
             problems.iter().map(|problem| self.document(problem)).collect::<Result<_>>()?;
         let report = answer_accuracy(&problems, BATCH, |prompts| self.answers(model, prompts))?;

@@ -1,4 +1,4 @@
-//! Trains the bundled teacher: a small Llama that solves arithmetic word problems.
+//! Trains the bundled teacher: a small Llama that solves arithmetic word problems, and with `--long` one of problems of many steps.
 //!
 //! ```text
 //! cargo run --release -p mamba-ssd-examples --example pretrain -- --out DIR --steps 2000
@@ -69,7 +69,9 @@ fn train(
 ) -> Result<Llama> {
     let device = model.devices().remove(0);
     let mut optimizer = optimizer::adamw(args.weight_decay);
-    for (block, dataset) in problems::stream(tokenizer_json, args.seed, exam.eos)?.into_iter().enumerate() {
+    for (block, dataset) in
+        problems::stream(tokenizer_json, args.draw(), args.seed, exam.eos)?.into_iter().enumerate()
+    {
         let dataset = dataset?;
         let mut loader = Loader::new(&dataset, args.seq_len, block as u64, Cursor::default());
         for _ in 0..loader.rows_per_epoch() / args.rows {

@@ -76,6 +76,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Reason(args) => commands::reason::run(&args),
         Command::Importance(args) => commands::importance::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::WarmUp(args) => commands::warm_up::run(&args),

@@ -38,6 +38,18 @@ pub fn caught<T>(advice: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
+/// Runs `work`; nothing if a device ran out of memory in it.
+///
+/// # Errors
+/// Those of `work`.
+pub fn fits<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    match panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map(Some),
+        Err(panic) if tells(message(&*panic)) => Ok(None),
+        Err(panic) => panic::resume_unwind(panic),
+    }
+}
+
 /// What a command's user can lower.
 pub fn advice(command: &Command) -> &'static str {
     match command {
@@ -46,6 +58,7 @@ pub fn advice(command: &Command) -> &'static str {
              before --resume), or lower batch or seq_len"
         }
         Command::Generate(_) => "lower --batch, --max-tokens or --prefill-chunk, or take --weights bf16",
+        Command::Reason(_) => "lower --batch or --max-tokens, or take --weights bf16",
         Command::Eval(_) => "lower --window, or take --dtype bf16",
         Command::Bench(_) => "lower --batch, --prefill or --context, or take --weights bf16",
         _ => "take a smaller model or another --device",

@@ -7,6 +7,7 @@
 //! - [`importance()`]: what a model is without each of its attention layers.
 //! - [`standard_error`]: of any of them, by bootstrap.
 //! - [`problems`]: seeded arithmetic word problems with worked solutions, in two disjoint splits.
+//! - [`reason`]: many attempts at a problem: coverage, votes, and curves of both over attempts and seconds.
 //! - [`grade`]: reads the answer out of what a model wrote.
 //! - [`answer_accuracy`]: the share of problems solved by whatever writes the answers.
 //!
@@ -20,6 +21,7 @@ mod importance;
 pub mod items;
 mod perplexity;
 pub mod problems;
+pub mod reason;
 mod recall;
 mod score;
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use mamba_ssd_eval::grade::{extract_answer, is_correct};
-use mamba_ssd_eval::problems::{N_TEMPLATES, Problem, Split, problem};
+use mamba_ssd_eval::problems::{N_TEMPLATES, Problem, Split, long_problem, problem};
 
 const SAMPLES: u64 = 20_000;
 
@@ -34,7 +34,7 @@ fn check_step(step: &str) -> ([i64; 2], i64) {
 }
 
 /// Follows a solution: every operand was given or computed before, every result is right and in bounds.
-fn check(problem: &Problem) {
+fn check(problem: &Problem, lengths: std::ops::RangeInclusive<usize>) {
     let (steps, last) = problem.solution.rsplit_once(". The answer is ").expect("an answer");
     let mut known = numbers(&problem.question);
     for step in steps.split(". ") {
@@ -47,14 +47,37 @@ fn check(problem: &Problem) {
     assert!(known.iter().all(|value| (0..=999).contains(value)), "{problem:?}");
     assert_eq!(last, format!("{}.", problem.answer));
     assert_eq!(known.last(), Some(&problem.answer));
-    assert!((2..=4).contains(&steps.split(". ").count()));
+    assert!(lengths.contains(&steps.split(". ").count()));
 }
 
 #[test]
 fn every_solution_is_right() {
     for split in [Split::Train, Split::HeldOut] {
-        sample(split).for_each(|problem| check(&problem));
+        sample(split).for_each(|problem| check(&problem, 2..=4));
+        (0..SAMPLES).for_each(|index| check(&long_problem(7, split, index), 4..=8));
     }
+}
+
+#[test]
+fn long_problems_have_every_length_and_operation_and_splits_of_their_own() {
+    let sample = |split| (0..SAMPLES).map(move |index| long_problem(7, split, index));
+    let (mut lengths, mut operations) = (HashMap::new(), HashMap::new());
+    for problem in sample(Split::Train) {
+        assert_eq!(numbers(&problem.question), problem.numbers);
+        *lengths.entry(problem.numbers.len() - 1).or_insert(0u64) += 1;
+        for operation in ["+", "-", "*", "/"] {
+            let times = problem.solution.matches(&format!(" {operation} ")).count();
+            *operations.entry(operation).or_insert(0) += times;
+        }
+    }
+    assert_eq!(lengths.len(), 5);
+    assert!(lengths.values().all(|count| *count > SAMPLES / 10), "{lengths:?}");
+    let steps: usize = operations.values().sum();
+    assert!(operations.values().all(|count| 20 * count > steps), "{operations:?} of {steps}");
+    let train: HashSet<_> = sample(Split::Train).map(|problem| problem.numbers).collect();
+    assert!(sample(Split::HeldOut).all(|problem| !train.contains(&problem.numbers)));
+    let questions: HashSet<_> = sample(Split::Train).map(|problem| problem.question).collect();
+    assert!(questions.len() as u64 > SAMPLES * 99 / 100, "{} different questions", questions.len());
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod convert;
 mod distill;
 mod generate;
 mod measure;
+mod reason;
 mod values;
 
 use std::fmt;
@@ -17,6 +18,7 @@ pub use convert::{ConvertArgs, InitArg, InspectArgs, LayersArg};
 pub use distill::DistillArgs;
 pub use generate::GenerateArgs;
 pub use measure::{BenchArgs, CompareArgs, EvalArgs, ImportanceArgs, RankArg, WarmUpArgs};
+pub use reason::{Budget, ReasonArgs, ScoreArg};
 use values::threads;
 
 /// Turn pretrained Transformers into Mamba-2 models, and run them.
@@ -46,6 +48,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Measure how good models are, side by side
     Eval(EvalArgs),
+    /// Answer problems many times within a budget, several models in turns: coverage, votes, and who passes whom
+    Reason(ReasonArgs),
     /// Measure which attention layers a model needs most: those that a hybrid should keep
     Importance(ImportanceArgs),
     /// Measure how fast a model reads and writes here, beside what the machine could do at best

@@ -9,4 +9,5 @@ pub mod eval;
 pub mod generate;
 pub mod importance;
 pub mod inspect;
+pub mod reason;
 pub mod warm_up;

@@ -38,6 +38,26 @@ pub struct LineChart {
     pub curves: Vec<Curve>,
 }
 
+/// A mean with the interval around it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Band {
+    /// Its name in the legend.
+    pub name: String,
+    /// x, mean, lower and upper end.
+    pub points: Vec<[f64; 4]>,
+}
+
+/// A chart of shares, from 0 to the largest.
+#[derive(Clone, Debug)]
+pub struct BandChart {
+    /// What x is, with its unit.
+    pub x: String,
+    /// What y is a share of.
+    pub y: String,
+    /// The lines.
+    pub bands: Vec<Band>,
+}
+
 /// A chart of one bar for each name.
 #[derive(Clone, Debug)]
 pub struct BarChart {
@@ -87,6 +107,45 @@ pub fn lines(chart: &LineChart) -> Result<String> {
         for (index, points) in curves.iter().enumerate() {
             let style = curve_color(index, curves.len()).stroke_width(2);
             axes.draw_series(LineSeries::new(points.iter().copied(), style))?;
+        }
+        Ok(())
+    })
+}
+
+/// Draws the means over their intervals.
+///
+/// # Errors
+/// When plotters cannot.
+pub fn bands(chart: &BandChart) -> Result<String> {
+    let points = || chart.bands.iter().flat_map(|band| &band.points);
+    let right = points().map(|point| point[0]).fold(f64::MIN_POSITIVE, f64::max);
+    let top = points().map(|point| point[3]).fold(0.01, f64::max);
+    draw(|area| {
+        let mut axes = ChartBuilder::on(area)
+            .margin(8)
+            .margin_right(16)
+            .x_label_area_size(46)
+            .y_label_area_size(58)
+            .build_cartesian_2d(0.0..right, 0.0..(1.05 * top).min(1.0))?;
+        axes.configure_mesh()
+            .x_desc(chart.x.as_str())
+            .y_desc(chart.y.as_str())
+            .x_labels(6)
+            .x_label_formatter(&|x| compact(*x))
+            .y_label_formatter(&|y| compact(*y))
+            .axis_style(INK.mix(0.5))
+            .bold_line_style(GRID)
+            .light_line_style(TRANSPARENT)
+            .label_style(ink(13.0))
+            .axis_desc_style(ink(14.0))
+            .draw()?;
+        for (index, band) in chart.bands.iter().enumerate() {
+            let color = curve_color(index, chart.bands.len());
+            let low = band.points.iter().map(|point| (point[0], point[2]));
+            let high = band.points.iter().rev().map(|point| (point[0], point[3]));
+            axes.draw_series([Polygon::new(low.chain(high).collect::<Vec<_>>(), color.mix(0.15))])?;
+            let means = band.points.iter().map(|point| (point[0], point[1]));
+            axes.draw_series(LineSeries::new(means, color.stroke_width(2)))?;
         }
         Ok(())
     })
@@ -260,6 +319,29 @@ mod tests {
     fn a_chart_of_nothing_is_an_error() {
         let curve = Curve { name: "a".into(), points: vec![(0.0, f64::NAN)] };
         assert!(lines(&LineChart { x: "x".into(), y: "y".into(), curves: vec![curve] }).is_err());
+    }
+
+    #[test]
+    fn a_band_has_a_line_and_an_area_and_shows_zeros() {
+        let band = |name: &str, mean: f64| Band {
+            name: name.into(),
+            points: vec![[1.0, 0.0, 0.0, 0.1], [2.0, mean, mean - 0.1, mean + 0.1]],
+        };
+        let chart = BandChart {
+            x: "seconds".into(),
+            y: "coverage".into(),
+            bands: vec![band("a", 0.4), band("b", 0.5)],
+        };
+        let svg = bands(&chart).expect("a picture");
+        assert_eq!(
+            (
+                svg.matches("<polygon").count(),
+                svg.matches("<polyline fill=\"none\" opacity=\"1\" stroke=\"#").count()
+            ),
+            (2, 2)
+        );
+        assert!(svg.contains("seconds") && svg.contains("coverage"));
+        assert!(bands(&BandChart { bands: vec![], ..chart }).is_ok());
     }
 
     #[test]

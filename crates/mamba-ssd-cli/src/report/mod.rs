@@ -3,6 +3,7 @@
 pub mod charts;
 pub mod heatmap;
 mod html;
+pub mod reason;
 
 use anyhow::Result;
 

@@ -8,7 +8,7 @@ use super::words::Cast;
 use super::{Problem, Split};
 
 /// The largest number, result or answer.
-const MAX_VALUE: i64 = 999;
+pub const MAX_VALUE: i64 = 999;
 
 /// The larger factor of a product, and a quotient, are at most this.
 const MAX_FACTOR: i64 = 50;
@@ -40,7 +40,7 @@ pub fn problem(seed: u64, split: Split, index: u64) -> Problem {
 }
 
 /// A generator that depends on seed, split and index alone.
-fn generator(seed: u64, split: Split, index: u64) -> ChaCha8Rng {
+pub fn generator(seed: u64, split: Split, index: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     key[8..16].copy_from_slice(&index.to_le_bytes());
@@ -62,7 +62,7 @@ fn draw_numbers(
     }
 }
 
-fn draw_cast(rng: &mut ChaCha8Rng, admits: impl Fn(&Cast) -> bool) -> Cast {
+pub fn draw_cast(rng: &mut ChaCha8Rng, admits: impl Fn(&Cast) -> bool) -> Cast {
     loop {
         let cast = Cast::draw(rng);
         if admits(&cast) {
@@ -89,7 +89,7 @@ fn value(term: Term, numbers: &[i64], results: &[i64]) -> i64 {
     }
 }
 
-fn apply(op: Op, left: i64, right: i64) -> Option<i64> {
+pub fn apply(op: Op, left: i64, right: i64) -> Option<i64> {
     let result = match op {
         Op::Add => left + right,
         Op::Sub => left - right,
@@ -112,7 +112,7 @@ fn spell(steps: &[Step], numbers: &[i64], results: &[i64], answer: i64) -> Strin
 }
 
 /// Replaces the slots of a phrasing, `{0}` by a number and the others by the cast.
-fn fill(phrasing: &str, numbers: &[i64], cast: &Cast) -> String {
+pub fn fill(phrasing: &str, numbers: &[i64], cast: &Cast) -> String {
     let mut pieces = phrasing.split('{');
     let mut text = pieces.next().unwrap_or_default().to_string();
     for piece in pieces {

@@ -7,13 +7,14 @@
 //!
 //! [`problem`] is random access: the problem of a (seed, split, index) never depends on another. Every
 //! number, intermediate result and answer lies in `1..=999`; products and divisions have one factor of
-//! one digit and one of at most 50. A problem takes two to four steps, each spelt out.
+//! one digit and one of at most 50. A problem takes two to four steps, each spelt out; [`long_problem`]s take four to eight.
 //!
 //! The splits share their templates and nothing else: an eighth of the number tuples of every template,
 //! chosen by a hash of (template, numbers), and a sixteenth of its (person, object) pairs never occur in
 //! [`Split::Train`], whatever the seed. [`Split::HeldOut`] draws its numbers from that eighth alone.
 
 mod draw;
+mod long;
 mod split;
 mod templates;
 mod words;
@@ -21,6 +22,7 @@ mod words;
 use serde::{Deserialize, Serialize};
 
 pub use draw::problem;
+pub use long::long_problem;
 pub use split::Split;
 
 /// A word problem and how to solve it.
@@ -32,7 +34,7 @@ pub struct Problem {
     pub solution: String,
     /// The answer.
     pub answer: i64,
-    /// Which template of the generator was used.
+    /// Which template of the generator was used; [`N_TEMPLATES`] for long problems.
     pub template: usize,
     /// The numbers of the question, in the template's order.
     pub numbers: Vec<i64>,

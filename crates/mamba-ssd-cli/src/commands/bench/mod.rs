@@ -106,7 +106,7 @@ fn progress(args: &BenchArgs) -> ProgressBar {
 }
 
 /// What a model costs at least.
-struct Costs {
+pub struct Costs {
     parameters: usize,
     /// Bytes of weights that every token reads.
     bytes: usize,
@@ -116,7 +116,7 @@ struct Costs {
 
 impl Costs {
     /// Products are those of linear layers; an embedding is read where it serves as head.
-    fn of(model: &Model) -> Self {
+    pub fn of(model: &Model) -> Self {
         let tied = model.config().tied();
         let costs = Self { parameters: 0, bytes: 0, flops: [0; 2] };
         let mut counter = Counter { tied, path: Vec::new(), costs };
@@ -125,6 +125,11 @@ impl Costs {
         let head = 2 * model.vocab_size() * model.d_model();
         costs.flops = if tied { [costs.flops[0], head] } else { [costs.flops[0] - head, head] };
         costs
+    }
+
+    /// Operations of the products of a token.
+    pub fn per_token(&self) -> usize {
+        self.flops.iter().sum()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading the answer out of what a model wrote.
+//! The answers of generated problems, which are always put in the same words.
 
 use crate::problems::Problem;
 

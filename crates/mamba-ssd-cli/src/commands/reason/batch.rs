@@ -1,0 +1,91 @@
+//! How many attempts to write at the same time: as many as are fastest, tried before the run.
+
+use anyhow::Result;
+use burn::module::Module;
+use mamba_ssd::{Backbone, computes_on_host};
+use mamba_ssd_models::{Engine, EngineOptions, Event, Request, Sampling};
+use serde::Serialize;
+use std::time::Instant;
+
+use crate::language_model::LanguageModel;
+use crate::{memory, out_of_memory};
+
+/// Tokens that a row writes in a trial, the first of which are not timed.
+const TOKENS: usize = 40;
+const UNTIMED: usize = 8;
+/// What twice the rows must gain to be worth it.
+const GAIN: f64 = 1.1;
+
+/// A trial.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Trial {
+    /// Attempts that were written at the same time.
+    pub rows: usize,
+    /// All their tokens.
+    pub tokens_per_second: f64,
+}
+
+/// Trials of 1, 2, 4 and so on rows of a prompt, until more of them gain less than a tenth, do not fit, or are more than can be
+/// wanted.
+pub fn trials(model: &LanguageModel, prompt: &[u32], most: usize) -> Result<Vec<Trial>> {
+    let on_host = computes_on_host(&model.model.devices().remove(0));
+    let mut trials: Vec<Trial> = Vec::new();
+    let mut rows = if on_host { 1 } else { 16 }.min(most);
+    loop {
+        let available = memory::available().filter(|_| on_host).map(|bytes| bytes / 4);
+        let state = model.model.init_state(1, &model.model.devices().remove(0));
+        let each = state.bytes() + state.bytes_per_token() * (prompt.len() + TOKENS);
+        if available.is_some_and(|available| rows * each > available) {
+            break;
+        }
+        let Some(trial) = out_of_memory::fits(|| trial(model, prompt, rows))? else { break };
+        let gained =
+            trials.last().is_none_or(|before| trial.tokens_per_second > GAIN * before.tokens_per_second);
+        trials.push(trial);
+        if !gained || rows >= most {
+            break;
+        }
+        rows = (2 * rows).min(most);
+    }
+    Ok(trials)
+}
+
+/// The fewest rows that are within a tenth of the fastest.
+pub fn fastest(trials: &[Trial]) -> Option<usize> {
+    let best = trials.iter().map(|trial| trial.tokens_per_second).fold(0.0, f64::max);
+    trials.iter().find(|trial| GAIN * trial.tokens_per_second >= best).map(|trial| trial.rows)
+}
+
+fn trial(model: &LanguageModel, prompt: &[u32], rows: usize) -> Result<Trial> {
+    let options = EngineOptions { max_rows: rows, ..EngineOptions::default() };
+    let mut engine = Engine::new(&model.model, options).with_tokenizer(&model.tokenizer);
+    engine.submit(Request {
+        samples: rows,
+        max_new_tokens: TOKENS,
+        sampling: Sampling::with_temperature(1.0),
+        ..Request::new(prompt.to_vec())
+    })?;
+    let (mut tokens, mut started) = (0usize, Instant::now());
+    for event in &mut engine {
+        tokens += usize::from(matches!(event, Event::Token { .. }));
+        if tokens == UNTIMED * rows {
+            started = Instant::now();
+        }
+    }
+    let timed = tokens.saturating_sub(UNTIMED * rows);
+    Ok(Trial { rows, tokens_per_second: timed as f64 / started.elapsed().as_secs_f64() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_smaller_batch_is_taken_where_it_is_as_fast() {
+        let trials = [(1, 100.0), (2, 190.0), (4, 300.0), (8, 310.0)];
+        let trials = trials.map(|(rows, tokens_per_second)| Trial { rows, tokens_per_second });
+        assert_eq!(fastest(&trials), Some(4));
+        assert_eq!(fastest(&trials[..1]), Some(1));
+        assert_eq!(fastest(&[]), None);
+    }
+}

@@ -1,0 +1,220 @@
+//! What a run says: curves of every model, where students pass the teacher, and the files and the table that show it.
+
+use std::path::Path;
+
+use anyhow::Result;
+use mamba_ssd_eval::grade::equivalent;
+use mamba_ssd_eval::reason::{Attempt, Crossing, Curve, Rule, Series, classes, crossing};
+use serde::Serialize;
+
+use super::batch::Trial;
+use super::contestant::Spent;
+use super::record::Line;
+use crate::console::percent;
+use crate::files;
+use crate::report::reason::page;
+use crate::table::Table;
+
+/// Seed of resampling.
+const SEED: u64 = 0;
+/// Places of curves over seconds.
+const PLACES: usize = 60;
+
+/// A run's figures.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// The version that made them.
+    pub version: &'static str,
+    /// Problems that were asked.
+    pub problems: usize,
+    /// The command's budget.
+    pub budget: String,
+    /// The device.
+    pub device: String,
+    /// One for each model, the teacher first.
+    pub models: Vec<ModelOutcome>,
+    /// Where others pass the first model over seconds.
+    pub crossings: Vec<Passing>,
+}
+
+/// Where a model passes the first.
+#[derive(Debug, Serialize)]
+pub struct Passing {
+    /// The model.
+    pub model: String,
+    /// Of which curve.
+    pub curve: String,
+    /// Where, in seconds for all problems.
+    #[serde(flatten)]
+    pub crossing: Crossing,
+}
+
+/// What one model did.
+#[derive(Debug, Serialize)]
+pub struct ModelOutcome {
+    /// Its name.
+    pub name: String,
+    /// Attempts that were written at the same time.
+    pub rows: usize,
+    /// Trials of others.
+    pub trials: Vec<Trial>,
+    /// What an attempt carries along.
+    pub memory: Memory,
+    /// What it spent.
+    pub spent: Spent,
+    /// Attempts that ended.
+    pub attempts: usize,
+    /// Of those that ended, the share that gives no answer.
+    pub without_answer: f64,
+    /// Attempts at the problem with the fewest.
+    pub fewest: usize,
+    /// Over attempts.
+    pub over_attempts: Vec<Curve>,
+    /// Over seconds.
+    pub over_seconds: Vec<Curve>,
+}
+
+/// Bytes of a row's state.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// Of any length.
+    pub state_bytes: usize,
+    /// For each token.
+    pub bytes_per_token: usize,
+    /// Tokens of the longest prompt and attempt.
+    pub longest: usize,
+}
+
+/// What is known of a model before its attempts are looked at.
+#[derive(Debug)]
+pub struct Run {
+    /// Its name.
+    pub name: String,
+    /// Attempts that were written at the same time.
+    pub rows: usize,
+    /// Trials of others.
+    pub trials: Vec<Trial>,
+    /// What an attempt carries along.
+    pub memory: Memory,
+    /// What it spent.
+    pub spent: Spent,
+}
+
+/// The figures of all models.
+pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, device: String) -> Outcome {
+    let end = runs.iter().map(|run| run.spent.seconds).fold(0.0, f64::max);
+    let seconds: Vec<f64> = (1..=PLACES).map(|place| end * place as f64 / PLACES as f64).collect();
+    let scored = lines.iter().any(|line| line.score.is_some());
+    let rules = Rule::ALL.into_iter().filter(|rule| scored || !rule.scores()).map(Some);
+    let kinds: Vec<Option<Rule>> = std::iter::once(None).chain(rules).collect();
+    let attempts: Vec<_> = (0..runs.len()).map(|model| attempts(lines, model, problems)).collect();
+    let over_seconds: Vec<Vec<Series>> = attempts
+        .iter()
+        .map(|of_model| kinds.iter().map(|kind| Series::over_seconds(of_model, *kind, &seconds)).collect())
+        .collect();
+    let mut crossings = Vec::new();
+    for (run, series) in runs.iter().zip(&over_seconds).skip(1) {
+        for (kind, (series, first)) in kinds.iter().zip(series.iter().zip(&over_seconds[0])) {
+            let crossing = crossing(series, first, SEED);
+            crossings.push(Passing { model: run.name.clone(), curve: name(*kind).into(), crossing });
+        }
+    }
+    let models =
+        runs.into_iter().zip(attempts.iter().zip(&over_seconds)).map(|(run, (attempts, seconds))| {
+            let all = || attempts.iter().flatten();
+            let curve = |(kind, series): (&Option<Rule>, &Series)| series.curve(name(*kind), SEED);
+            let over_attempts = kinds
+                .iter()
+                .map(|kind| Series::over_attempts(attempts, *kind, SEED).curve(name(*kind), SEED));
+            let silent = all().filter(|attempt| attempt.answer.is_none()).count();
+            ModelOutcome {
+                attempts: all().count(),
+                without_answer: silent as f64 / all().count().max(1) as f64,
+                fewest: attempts.iter().map(Vec::len).min().unwrap_or(0),
+                over_attempts: over_attempts.collect(),
+                over_seconds: kinds.iter().zip(seconds).map(curve).collect(),
+                name: run.name,
+                rows: run.rows,
+                trials: run.trials,
+                memory: run.memory,
+                spent: run.spent,
+            }
+        });
+    let models = models.collect();
+    Outcome { version: env!("CARGO_PKG_VERSION"), problems, budget, device, models, crossings }
+}
+
+fn name(kind: Option<Rule>) -> &'static str {
+    kind.map_or("coverage", Rule::name)
+}
+
+/// A model's attempts at each problem, in their order, with answers that are the same in one class.
+fn attempts(lines: &[Line], model: usize, problems: usize) -> Vec<Vec<Attempt>> {
+    let mut of_problem: Vec<Vec<&Line>> = vec![vec![]; problems];
+    lines.iter().filter(|line| line.model == model).for_each(|line| of_problem[line.problem].push(line));
+    let graded = |mut lines: Vec<&Line>| {
+        lines.sort_by_key(|line| line.attempt);
+        let answers: Vec<Option<&str>> = lines.iter().map(|line| line.answer.as_deref()).collect();
+        let classes = classes(&answers, |a, b| a == b || equivalent(a, b).is_some());
+        let attempt = |(line, answer): (&&Line, Option<usize>)| Attempt {
+            correct: line.correct,
+            answer,
+            seconds: line.seconds,
+            score: line.score,
+        };
+        lines.iter().zip(classes).map(attempt).collect()
+    };
+    of_problem.into_iter().map(graded).collect()
+}
+
+impl Outcome {
+    /// Writes `curves.json`, `curves.csv` and `report.html`.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        files::write(&folder.join("curves.json"), serde_json::to_string_pretty(self)?)?;
+        files::write(&folder.join("curves.csv"), self.csv())?;
+        files::write(&folder.join("report.html"), page(self)?)
+    }
+
+    fn csv(&self) -> String {
+        let mut csv = String::from("model,over,curve,at,mean,low,high\n");
+        for model in &self.models {
+            for (over, curves) in [("attempts", &model.over_attempts), ("seconds", &model.over_seconds)] {
+                for curve in curves {
+                    for point in &curve.points {
+                        let name = model.name.replace([',', '"', '\n'], "_");
+                        let numbers = format!("{},{},{},{}", point.at, point.mean, point.low, point.high);
+                        csv += &format!("{name},{over},{},{numbers}\n", curve.name);
+                    }
+                }
+            }
+        }
+        csv
+    }
+
+    /// One line for each model, at the end of its budget.
+    pub fn table(&self) -> Table {
+        let curves = self.models.first().map_or(vec![], |model| {
+            model.over_seconds.iter().map(|curve| format!("{} [95 %]", curve.name)).collect()
+        });
+        let head = ["model", "rows", "seconds", "tokens/s", "attempts", "fewest"].map(String::from);
+        let mut table = Table::new(head.into_iter().chain(curves));
+        for model in &self.models {
+            let rate = model.spent.tokens / model.spent.seconds.max(1e-9);
+            let numbers = [
+                model.name.clone(),
+                model.rows.to_string(),
+                format!("{:.2}", model.spent.seconds),
+                format!("{rate:.0}"),
+                model.attempts.to_string(),
+                model.fewest.to_string(),
+            ];
+            let last = model.over_seconds.iter().map(|curve| {
+                curve.points.last().map_or("-".into(), |point| {
+                    format!("{} [{:.1}, {:.1}]", percent(point.mean), 100.0 * point.low, 100.0 * point.high)
+                })
+            });
+            table.row(numbers.into_iter().chain(last));
+        }
+        table
+    }
+}
