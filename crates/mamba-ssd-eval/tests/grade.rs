@@ -27,6 +27,7 @@ const EQUIVALENCES: &[Equivalence] = &[
     ("x", "X", Different, "the case of a variable"),
     (r"\textbf{(B)}", "B", SameChoice, "a choice"),
     ("(A)", "(B)", Different, "another choice"),
+    ("2AB", "2ab", Different, "the case of a product"),
     ("", "5", Different, "nothing"),
     ("", "", Different, "nothing at all"),
     ("12", "1 2", Different, "two numbers are not one"),
@@ -187,6 +188,8 @@ const EQUIVALENCES: &[Equivalence] = &[
     ("x = 1 + 2 = 3", "3", EqualNumber, "a chain"),
     ("1 + 2 = 3", "3", EqualNumber, "a sum and its value"),
     ("1 + 2 = 4", "4", Different, "a wrong sum"),
+    ("1 + 2 = 4", "3", Different, "a wrong sum"),
+    ("x = 3 = 4", "3", Different, "a wrong chain"),
     ("x + 1 = 5", "5", Different, "an equation is no value"),
     ("x = 5", "y = 5", Different, "another name"),
     (r"x \approx 3.14", "3.14", Same, "an approximate value"),
@@ -269,7 +272,7 @@ const COMPLETIONS: &[Completion] = &[
     (r"so $\boxed 5$ it is", "5", Some("5"), Same, "no braces"),
     (r"\boxed {5}", "5", Some("5"), Same, "a space before the brace"),
     (r"\boxed{5} and \boxed{", "5", Some("5"), Same, "the last balanced box"),
-    (r"Put it in \boxed{}. It is \boxed{5}. \boxed{ }", "5", Some("5"), Same, "a blank box"),
+    (r"Put it in \boxed{}. It is \boxed{5}, not 6. \boxed{ }", "5", Some("5"), Same, "a blank box"),
     (r"a stray } and { and \boxed{5}", "5", Some("5"), Same, "stray braces"),
     (r"#### 4 but \boxed{5}. The answer is 6.", "5", Some("5"), Same, "a box comes first"),
     (r"\boxed{12", "12", Some("12"), Same, "an open box holds the last number"),
@@ -552,7 +555,23 @@ fn repetition_neither_overflows_nor_hangs() {
 }
 
 #[test]
+fn nested_parts_that_differ_are_soon_told_apart() {
+    let start = Instant::now();
+    for (open, close) in
+        [(r"\{1,", r"\}"), ("(1,", ")"), (r"\{x=", ",2\\}"), ("(1)\\cup(2,", ")"), (r"\{\pm ", r"\}")]
+    {
+        let nested = |core: &str| format!("{}{core}{}", open.repeat(60), close.repeat(60));
+        assert_eq!(equivalent(&nested("3"), &nested("4")), None, "{open}");
+        assert_eq!(equivalent(&nested("3"), &nested("3 ")), Some(Same), "{open}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
 fn depth_is_bounded() {
+    let wrapped = |depth: usize| format!("{}1/2{}", "(".repeat(depth), ")".repeat(depth));
+    assert_eq!(equivalent(&wrapped(20), "0.5"), Some(EqualNumber));
+    assert_eq!(equivalent(&wrapped(80), "0.5"), None);
     for (open, close) in
         [("(", ")"), ("{", "}"), (r"\frac{1}{1+", "}"), (r"\sqrt{", "}"), ("|", "|"), ("(1,", ")")]
     {

@@ -52,7 +52,7 @@ fn same_list(a: &[Token], b: &[Token], depth: usize) -> Option<Reason> {
 
 /// The elements of a set, or the parts of a list: behind commas, "and" and "or". Both signs of `\pm` are parts.
 fn items(tokens: &[Token]) -> Option<Vec<Vec<Token>>> {
-    let set = enclosed(tokens).filter(|_| tokens[0].is('{') || tokens[0] == Token::Open);
+    let set = enclosed(tokens).filter(|_| holds_set(tokens));
     let separates = |token: &Token| {
         token.is(',') || token.word().is_some_and(|word| matches!(word.as_str(), "and" | "or"))
     };
@@ -63,6 +63,11 @@ fn items(tokens: &[Token]) -> Option<Vec<Vec<Token>>> {
         .flat_map(both_signs)
         .collect();
     (set.is_some() || parts.len() > 1).then_some(parts)
+}
+
+/// Whether the first bracket is that of a set, `\{` or `{`.
+fn holds_set(tokens: &[Token]) -> bool {
+    tokens.first().is_some_and(|token| token.is('{') || *token == Token::Open)
 }
 
 /// A part once for each sign of its `\pm`.
@@ -97,7 +102,10 @@ fn same_in_any_order(a: &[Vec<Token>], b: &[Vec<Token>], depth: usize) -> bool {
 
 /// Tuples and intervals: the same brackets around the same parts in order.
 fn same_tuple(a: &[Token], b: &[Token], depth: usize) -> Option<Reason> {
-    let parts = |tokens| Some(split(enclosed(tokens)?, |token| token.is(',')));
+    let parts = |tokens| {
+        let inner = enclosed(tokens).filter(|_| !holds_set(tokens))?;
+        Some(split(inner, |token| token.is(',')))
+    };
     let (left, right) = (parts(a)?, parts(b)?);
     let brackets = a.first() == b.first() && a.last() == b.last();
     let equal = brackets

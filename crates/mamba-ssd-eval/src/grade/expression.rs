@@ -81,7 +81,7 @@ impl Expression {
         Self::Quotient(Box::new(self), Box::new(other))
     }
 
-    pub(super) fn power(self, exponent: Self) -> Self {
+    pub(super) fn raised_to(self, exponent: Self) -> Self {
         Self::Power(Box::new(self), Box::new(exponent))
     }
 
@@ -124,7 +124,7 @@ impl Expression {
             Self::Sum(a, b) => a.sample(point).plus(b.sample(point)),
             Self::Product(a, b) => a.sample(point).times(b.sample(point)),
             Self::Quotient(a, b) => a.sample(point).over(b.sample(point)),
-            Self::Power(base, exponent) => base.sample(point).power(exponent.sample(point)),
+            Self::Power(base, exponent) => base.sample(point).raised_to(exponent.sample(point)),
             Self::Root(degree, radicand) => {
                 let degree = degree.sample(point).value;
                 radicand.sample(point).map(|x| root(x, degree))
@@ -160,7 +160,7 @@ impl Sample {
         Self::rounded(value, (self.error + value.abs() * other.error) / other.value.abs())
     }
 
-    fn power(self, exponent: Self) -> Self {
+    fn raised_to(self, exponent: Self) -> Self {
         let value = self.value.powf(exponent.value);
         let of_base = if self.error == 0.0 { 0.0 } else { (exponent.value * self.error / self.value).abs() };
         let of_exponent =

@@ -1,7 +1,7 @@
 //! Splitting an answer, TeX or plain, into tokens: what only shapes the formula vanishes, and synonyms become one.
 
 use super::expression::function;
-use super::token::Token;
+use super::token::{Token, plain, symbol};
 
 /// What a brace that is still open belongs to.
 #[derive(Clone, Copy, PartialEq)]
@@ -263,31 +263,5 @@ impl Lexer {
             _ => return self.push(Token::Symbol(character)),
         };
         self.command(name);
-    }
-}
-
-/// The character that a TeX command stands for.
-fn symbol(name: &str) -> Option<char> {
-    Some(match name {
-        "cdot" | "times" | "ast" => '*',
-        "div" => '/',
-        "lbrace" => '{',
-        "langle" => '⟨',
-        "rangle" => '⟩',
-        "lvert" | "rvert" | "vert" | "mid" => '|',
-        "lt" => '<',
-        "gt" => '>',
-        "colon" => ':',
-        _ => return None,
-    })
-}
-
-/// The ASCII character that a Unicode one stands for.
-fn plain(character: char) -> char {
-    match character {
-        '−' | '–' | '—' | '－' | '﹣' => '-',
-        '×' | '·' | '⋅' | '∗' => '*',
-        '÷' | '⁄' | '∕' => '/',
-        _ => character,
     }
 }

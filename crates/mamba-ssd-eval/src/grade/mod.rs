@@ -21,10 +21,11 @@
 //! - Upper and lower case differ in single letters only.
 //!
 //! The rules follow those of MATH (Hendrycks et al. 2021, arXiv:2103.03874, `is_equiv`) and of Minerva (Lewkowycz et al.
-//! 2022, arXiv:2206.14858, appendix G), with numbers and formulas compared by value as later graders do. Left out:
+//! 2022, arXiv:2206.14858), with numbers and formulas compared by value as later graders do. Left out:
 //! complex numbers, matrices and numerals with a base other than as text, conversion of units, inequalities as
 //! intervals.
 
+mod atom;
 mod choice;
 mod compare;
 mod expression;

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     fn number(text: &str) -> Rational {
-        Rational::parse(text).expect("a number")
+        Rational::parse(text).expect("within i128")
     }
 
     #[test]
@@ -196,11 +196,14 @@ mod tests {
 
     #[test]
     fn powers_and_roots_of_perfect_powers_are_exact() {
-        assert_eq!(number("8").power(number("2").divide(number("3")).expect("a number")), Some(number("4")));
+        assert_eq!(
+            number("8").power(number("2").divide(number("3")).expect("within i128")),
+            Some(number("4"))
+        );
         assert_eq!(number("4").power(number("-0.5")), Some(number("0.5")));
-        assert_eq!(number("8").negate().expect("a number").root(3), number("2").negate());
+        assert_eq!(number("8").negate().expect("within i128").root(3), number("2").negate());
         assert_eq!(number("2").root(2), None);
-        assert_eq!(number("1").negate().expect("a number").root(2), None);
+        assert_eq!(number("1").negate().expect("within i128").root(2), None);
     }
 
     #[test]
@@ -211,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_decimal_stands_for_what_has_no_finite_expansion() {
-        let third = number("1").divide(number("3")).expect("a number");
+        let third = number("1").divide(number("3")).expect("within i128");
         assert!(number("0.3333333333").same(third));
         assert!(!number("0.3333").same(third));
         assert!(!number("0.5000000001").same(number("0.5")));

@@ -48,8 +48,10 @@ impl Token {
     }
 }
 
-/// The tokens as one text: two answers that normalise to the same text are the same.
+/// The tokens as one text: two answers that normalise to the same text are the same. Words beside formulas keep their
+/// case up to three letters, as they may be products.
 pub(super) fn text(tokens: &[Token]) -> String {
+    let words_only = tokens.iter().all(|token| matches!(token, Token::Word { .. } | Token::Space));
     let mut text = String::new();
     let mut at = 0;
     while at < tokens.len() {
@@ -58,11 +60,11 @@ pub(super) fn text(tokens: &[Token]) -> String {
                 if single.nesting() == 0 && !matches!(rest.first(), Some(Token::Number(_))) =>
             {
                 text.push(*script);
-                write(single, &mut text);
+                write(single, words_only, &mut text);
                 at += 3;
             }
             (token, rest) => {
-                write(token, &mut text);
+                write(token, words_only, &mut text);
                 let next = rest.iter().find(|&token| *token != Token::Space);
                 if matches!((token, next), (Token::Number(_), Some(Token::Number(_)))) {
                     text.push(' ');
@@ -74,17 +76,46 @@ pub(super) fn text(tokens: &[Token]) -> String {
     text
 }
 
-fn write(token: &Token, text: &mut String) {
+fn write(token: &Token, words_only: bool, text: &mut String) {
     match token {
         Token::Number(digits) => *text += digits,
         Token::Letter(letter) => text.push(*letter),
-        Token::Word { letters, .. } if letters.chars().count() == 1 => *text += letters,
-        Token::Word { letters, .. } => *text += &letters.to_lowercase(),
+        Token::Word { letters, prose } => match letters.chars().count() {
+            1 => *text += letters,
+            2..=3 if !prose && !words_only => *text += letters,
+            _ => *text += &letters.to_lowercase(),
+        },
         Token::Command(name) => *text += &format!("\\{name} "),
         Token::Symbol(symbol @ ('{' | '}')) => *text += &format!("\\{symbol}"),
         Token::Symbol(symbol) => text.push(*symbol),
         Token::Open => text.push('{'),
         Token::Close => text.push('}'),
         Token::Space => {}
+    }
+}
+
+/// The character that a TeX command stands for.
+pub(super) fn symbol(name: &str) -> Option<char> {
+    Some(match name {
+        "cdot" | "times" | "ast" => '*',
+        "div" => '/',
+        "lbrace" => '{',
+        "langle" => '⟨',
+        "rangle" => '⟩',
+        "lvert" | "rvert" | "vert" | "mid" => '|',
+        "lt" => '<',
+        "gt" => '>',
+        "colon" => ':',
+        _ => return None,
+    })
+}
+
+/// The ASCII character that a Unicode one stands for.
+pub(super) fn plain(character: char) -> char {
+    match character {
+        '−' | '–' | '—' | '－' | '﹣' => '-',
+        '×' | '·' | '⋅' | '∗' => '*',
+        '÷' | '⁄' | '∕' => '/',
+        _ => character,
     }
 }

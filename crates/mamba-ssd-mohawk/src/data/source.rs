@@ -69,6 +69,8 @@ pub struct TextFormat<'a> {
     pub field: &'a str,
     /// What ends the prompt of a text, which is not learned: see [`Text::new`].
     pub marker: Option<&'a str>,
+    /// The field of a JSON line that holds the prompt, with which its text begins; the marker is not looked for then.
+    pub prompt_field: Option<&'a str>,
     /// Whether a line that cannot be read is passed over, also inside a document of plain text; otherwise the whole file
     /// is refused.
     pub skip_bad_lines: bool,
@@ -77,7 +79,7 @@ pub struct TextFormat<'a> {
 impl<'a> TextFormat<'a> {
     /// Texts under `field`, without prompts, every line of which can be read.
     pub fn new(field: &'a str) -> Self {
-        Self { field, marker: None, skip_bad_lines: false }
+        Self { field, marker: None, prompt_field: None, skip_bad_lines: false }
     }
 }
 
@@ -129,11 +131,12 @@ pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkEr
     let is_jsonl = name.extension().is_some_and(|end| end == "jsonl");
     let mut lines = Lines { reader: BufReader::new(open_compressed(path)?), number: 0 };
     let (mut texts, mut skipped) = (Vec::new(), Skipped::default());
-    let mut keep = |text: &str| {
-        if !text.trim().is_empty() {
-            texts.push(Text::new(text, format.marker));
+    let mut keep = |text: Text| {
+        if !text.text.trim().is_empty() {
+            texts.push(text);
         }
     };
+    let plain = |text: &str| Text::new(text, format.marker);
     let mut document = String::new();
     loop {
         let line = lines.next().map_err(|error| {
@@ -142,13 +145,13 @@ pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkEr
         })?;
         let Some(line) = line else { break };
         let text = match line {
-            Ok(line) if is_jsonl && !line.trim().is_empty() => parse_line(&line, format.field),
-            line => line,
+            Ok(line) if is_jsonl && !line.trim().is_empty() => parse_line(&line, &format),
+            line => line.map(|line| plain(&line)),
         };
         match text {
-            Ok(text) if is_jsonl => keep(&text),
-            Ok(line) if line.is_empty() => keep(std::mem::take(&mut document).trim()),
-            Ok(line) => document.extend([line.as_str(), "\n"]),
+            Ok(text) if is_jsonl => keep(text),
+            Ok(line) if line.text.is_empty() => keep(plain(std::mem::take(&mut document).trim())),
+            Ok(line) => document.extend([line.text.as_str(), "\n"]),
             Err(reason) if format.skip_bad_lines => skipped.add(lines.number, reason),
             Err(reason) => {
                 let place = format!("{}, line {}", path.display(), lines.number);
@@ -156,7 +159,7 @@ pub fn read_texts(path: &Path, format: TextFormat<'_>) -> Result<Texts, MohawkEr
             }
         }
     }
-    keep(document.trim());
+    keep(plain(document.trim()));
     if texts.is_empty() {
         let found = format!("{} holds no text, expected at least one document", path.display());
         let passed = if skipped.count > 0 { format!("; passed over {skipped}") } else { String::new() };
@@ -196,18 +199,32 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-fn parse_line(line: &str, field: &str) -> Result<String, String> {
+fn parse_line(line: &str, format: &TextFormat<'_>) -> Result<Text, String> {
     let value: serde_json::Value =
         serde_json::from_str(line).map_err(|error| format!("no JSON object ({error})"))?;
+    let text = string(&value, format.field, "`field`")?;
+    let Some(field) = format.prompt_field else { return Ok(Text::new(text, format.marker)) };
+    let prompt = string(&value, field, "`prompt_field`")?;
+    if !text.starts_with(prompt) {
+        return Err(format!(
+            "the text under `{}` does not begin with the prompt under `{field}`",
+            format.field
+        ));
+    }
+    Ok(Text { text: text.to_string(), prompt: prompt.len() })
+}
+
+/// The text in a field of an object.
+fn string<'a>(value: &'a serde_json::Value, field: &str, name: &str) -> Result<&'a str, String> {
     match value.get(field) {
-        Some(serde_json::Value::String(text)) => Ok(text.clone()),
+        Some(serde_json::Value::String(text)) => Ok(text),
         Some(other) => Err(format!("`{field}` is {}, expected a string", kind(other))),
         None => {
             let found: Vec<String> =
                 value.as_object().into_iter().flatten().map(|(name, _)| format!("`{name}`")).collect();
             let found = if found.is_empty() { "none".to_string() } else { found.join(", ") };
             Err(format!(
-                "no field `{field}`, found {found}; name the right one by `field` in [data] of a recipe, or by --field"
+                "no field `{field}`, found {found}; name the right one by {name} in [data] of a recipe, or by --field"
             ))
         }
     }

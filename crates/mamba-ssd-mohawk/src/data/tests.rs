@@ -126,6 +126,25 @@ fn files_are_read_strictly() {
 }
 
 #[test]
+fn a_field_of_its_own_may_hold_the_prompt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("traces.jsonl");
+    let read = |content: &str| {
+        std::fs::write(&path, content).expect("writable");
+        let format =
+            TextFormat { prompt_field: Some("prompt"), marker: Some("b"), ..TextFormat::new("text") };
+        read_texts(&path, format).map(|read| read.texts).map_err(|error| error.to_string())
+    };
+    let texts = read("{\"text\": \"é?ab\", \"prompt\": \"é?\"}\n{\"text\": \"b\", \"prompt\": \"\"}\n")
+        .expect("two texts");
+    assert_eq!((texts[0].prompt, texts[1].prompt), (3, 0));
+    let other = read("{\"text\": \"ab\", \"prompt\": \"b\"}").expect_err("another prompt");
+    assert!(other.contains("does not begin with the prompt"), "{other}");
+    let without = read("{\"text\": \"ab\"}").expect_err("no prompt");
+    assert!(without.contains("no field `prompt`") && without.contains("`prompt_field`"), "{without}");
+}
+
+#[test]
 fn bad_lines_are_named_or_passed_over() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("texts.jsonl");

@@ -114,6 +114,10 @@ pub struct DataRecipe {
     pub documents: usize,
     /// Text up to and including the first of this marker carries no loss in stage 3.
     pub prompt_marker: Option<String>,
+    /// The JSON field that holds the prompt a text begins with, which carries no loss in stage 3.
+    pub prompt_field: Option<String>,
+    /// Whether generated documents and problems take four to eight steps, not two to four.
+    pub long: bool,
     /// Whether lines of a file that cannot be read are passed over and counted, also inside a document of plain text;
     /// otherwise the first one ends the run.
     pub skip_bad_lines: bool,
@@ -126,6 +130,8 @@ impl Default for DataRecipe {
             field: "text".to_string(),
             documents: 20_000,
             prompt_marker: None,
+            prompt_field: None,
+            long: false,
             skip_bad_lines: false,
         }
     }

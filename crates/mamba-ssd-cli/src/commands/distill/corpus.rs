@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use mamba_ssd_eval::problems::{Problem, Split, problem};
+use mamba_ssd_eval::problems::{Problem, Split, long_problem, problem};
 use mamba_ssd_models::{ModelError, Tokenizer};
 use mamba_ssd_mohawk::data::{Dataset, Document, Text, TextFormat, Texts, read_texts};
 use mamba_ssd_mohawk::{DataRecipe, Recipe};
@@ -47,9 +47,9 @@ type Parts = (Vec<Text>, Vec<Text>, Vec<Problem>);
 
 fn from_file(recipe: &Recipe, path: &Path) -> Result<Parts> {
     let data = &recipe.data;
-    let mut training = read_aloud(data, path, data.prompt_marker.as_deref())?;
+    let mut training = read_aloud(data, path, data.prompt_marker.as_deref(), data.prompt_field.as_deref())?;
     if let Some(path) = &recipe.eval.path {
-        let mut held_out = read_aloud(data, path, None)?;
+        let mut held_out = read_aloud(data, path, None, None)?;
         held_out.truncate(recipe.eval.documents);
         return Ok((training, held_out, Vec::new()));
     }
@@ -64,8 +64,14 @@ fn from_file(recipe: &Recipe, path: &Path) -> Result<Parts> {
 }
 
 /// The texts of a file. Lines that were passed over are counted aloud.
-fn read_aloud(data: &DataRecipe, path: &Path, marker: Option<&str>) -> Result<Vec<Text>> {
-    let format = TextFormat { field: &data.field, marker, skip_bad_lines: data.skip_bad_lines };
+fn read_aloud(
+    data: &DataRecipe,
+    path: &Path,
+    marker: Option<&str>,
+    prompt_field: Option<&str>,
+) -> Result<Vec<Text>> {
+    let skip_bad_lines = data.skip_bad_lines;
+    let format = TextFormat { field: &data.field, marker, prompt_field, skip_bad_lines };
     let Texts { texts, skipped } = read_texts(path, format)?;
     if skipped.count > 0 {
         note(format_args!("{}: passed over {skipped}", path.display()));
@@ -74,7 +80,8 @@ fn read_aloud(data: &DataRecipe, path: &Path, marker: Option<&str>) -> Result<Ve
 }
 
 fn generated(recipe: &Recipe) -> Parts {
-    let draw = |split, count: usize| (0..count as u64).map(move |index| problem(recipe.seed, split, index));
+    let one = if recipe.data.long { long_problem } else { problem };
+    let draw = |split, count: usize| (0..count as u64).map(move |index| one(recipe.seed, split, index));
     let text = |problem: Problem| Text::new(problem.text(), recipe.data.prompt_marker.as_deref());
     let training = draw(Split::Train, recipe.data.documents).map(text).collect();
     let held_out = draw(Split::HeldOut, recipe.eval.documents).map(text).collect();
