@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::coord::ranged1d::{AsRangedCoord, SegmentValue, ValueFormatter};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -92,18 +93,7 @@ pub fn lines(chart: &LineChart) -> Result<String> {
             .x_label_area_size(46)
             .y_label_area_size(58)
             .build_cartesian_2d(x.0..x.1, (y.0..y.1).log_scale().with_key_points(ticks(y)))?;
-        axes.configure_mesh()
-            .x_desc(chart.x.as_str())
-            .y_desc(chart.y.as_str())
-            .x_labels(6)
-            .x_label_formatter(&|x| compact(*x))
-            .y_label_formatter(&|y| compact(*y))
-            .axis_style(INK.mix(0.5))
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .label_style(ink(13.0))
-            .axis_desc_style(ink(14.0))
-            .draw()?;
+        axes_on(&mut axes, &chart.x, &chart.y)?;
         for (index, points) in curves.iter().enumerate() {
             let style = curve_color(index, curves.len()).stroke_width(2);
             axes.draw_series(LineSeries::new(points.iter().copied(), style))?;
@@ -127,18 +117,7 @@ pub fn bands(chart: &BandChart) -> Result<String> {
             .x_label_area_size(46)
             .y_label_area_size(58)
             .build_cartesian_2d(0.0..right, 0.0..(1.05 * top).min(1.0))?;
-        axes.configure_mesh()
-            .x_desc(chart.x.as_str())
-            .y_desc(chart.y.as_str())
-            .x_labels(6)
-            .x_label_formatter(&|x| compact(*x))
-            .y_label_formatter(&|y| compact(*y))
-            .axis_style(INK.mix(0.5))
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .label_style(ink(13.0))
-            .axis_desc_style(ink(14.0))
-            .draw()?;
+        axes_on(&mut axes, &chart.x, &chart.y)?;
         for (index, band) in chart.bands.iter().enumerate() {
             let color = curve_color(index, chart.bands.len());
             let low = band.points.iter().map(|point| (point[0], point[2]));
@@ -207,6 +186,28 @@ where
     }))?;
     Ok(())
 }
+
+/// Axes with their names, and a grid.
+fn axes_on<Y>(axes: &mut Plane<'_, '_, Y>, x: &str, y: &str) -> Result<()>
+where
+    Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    axes.configure_mesh()
+        .x_desc(x)
+        .y_desc(y)
+        .x_labels(6)
+        .x_label_formatter(&|x| compact(*x))
+        .y_label_formatter(&|y| compact(*y))
+        .axis_style(INK.mix(0.5))
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .label_style(ink(13.0))
+        .axis_desc_style(ink(14.0))
+        .draw()?;
+    Ok(())
+}
+
+type Plane<'a, 'b, Y> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, Y>>;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
