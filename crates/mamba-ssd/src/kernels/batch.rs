@@ -23,7 +23,8 @@ pub trait BatchOps: Backend {
         for cached in &mut longer {
             cached.shape[2] += more_k.shape[2];
         }
-        longer.into()
+        let [k, v] = longer;
+        (k, v)
     })]
     fn append_columns(
         k: FloatTensor<Self>,
@@ -39,7 +40,8 @@ pub trait BatchOps: Backend {
         for cached in &mut longer {
             cached.shape[0] += more_k.shape[0];
         }
-        longer.into()
+        let [k, v] = longer;
+        (k, v)
     })]
     fn append_cached_rows(
         k: FloatTensor<Self>,

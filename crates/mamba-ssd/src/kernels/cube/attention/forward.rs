@@ -152,7 +152,7 @@ pub(super) fn combine<E: Float>(
         mean += weight * f32::cast_from(outs[part * rows * d + ABSOLUTE_POS]);
     }
     out[ABSOLUTE_POS] = E::cast_from(mean / sum);
-    if ABSOLUTE_POS % d == 0 {
+    if row * d == ABSOLUTE_POS {
         sums[row] = top + sum.ln();
     }
 }
