@@ -3,10 +3,12 @@
 //! The random numbers of a row depend on the seed, the row's stream and the position alone, and rows do not see
 //! each other, so a row's tokens do not depend on its neighbours.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 use mamba_ssd::{Backbone, State};
 
-use crate::engine::{check_prompt, ints};
+use crate::engine::{check_prompt, floats, ints};
 use crate::{Engine, EngineOptions, Event, Request, RequestError, Sampling};
 
 /// What to generate.
@@ -84,6 +86,41 @@ pub fn read_prompt<M: Backbone>(
     let positions = model.max_positions().unwrap_or(usize::MAX);
     check_prompt(prompt, state.columns(), model.vocab_size(), positions)?;
     Ok(prefill(&model.valid(), state, prompt, chunk).1)
+}
+
+/// A text that a model has read: what [`Engine::submit_read`](crate::Engine::submit_read) goes on from, as often as wanted.
+#[derive(Clone, Debug)]
+pub struct ReadText {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) state: State,
+    /// After the last token, `[v]`.
+    pub(crate) logits: Arc<[f32]>,
+}
+
+impl ReadText {
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        self.state.bytes() + 4 * (self.logits.len() + self.tokens.len())
+    }
+}
+
+/// [`read_prompt`] from the beginning, with what is predicted behind the prompt.
+///
+/// # Errors
+///
+/// As there.
+///
+/// # Panics
+///
+/// If a chunk has no token.
+pub fn read_text<M: Backbone>(model: &M, prompt: &[u32], chunk: usize) -> Result<ReadText, RequestError> {
+    check_prompt(prompt, 0, model.vocab_size(), model.max_positions().unwrap_or(usize::MAX))?;
+    let model = model.valid();
+    let start = model.init_state(1, &model.devices().remove(0));
+    let (last, state) = prefill(&model, start, prompt, chunk);
+    let last = last.expect("a prompt of at least one token");
+    let logits = floats(model.head(last).squeeze_dim(1)).into();
+    Ok(ReadText { tokens: prompt.to_vec(), state, logits })
 }
 
 /// What the last layer gives for the last token `[b 1 d]`, and the state behind the prompt.

@@ -10,7 +10,7 @@ use mamba_ssd::Backbone;
 use mamba_ssd_models::sampling::{Seen, log_probability};
 use mamba_ssd_models::{
     Completion, Engine, EngineOptions, Event, Finish, Forks, Model, Request, RequestError, SampleId,
-    Sampling, Tokenizer, uniform,
+    Sampling, Tokenizer, read_text, uniform,
 };
 
 fn request(prompt: &[u32], seed: u64) -> Request {
@@ -70,6 +70,38 @@ fn a_sample_is_the_same_alone_and_in_any_batch_bit_for_bit() {
         }
     }
     assert!(early > 3, "rows that end early: {early}");
+}
+
+#[test]
+fn a_prompt_that_was_read_is_continued_as_one_that_was_not() {
+    for (name, model) in zoo() {
+        let options = EngineOptions { max_rows: 3, prefill_chunk: 5, ..EngineOptions::default() };
+        let expected: Vec<_> = complete(&model, &requests(), options).iter().map(bits).collect();
+        let mut engine = Engine::new(&model, options);
+        for request in requests() {
+            let text = read_text(&model, &request.prompt, 5).expect("read");
+            engine.submit_read(&text, request).expect("served");
+        }
+        let found: Vec<_> = engine.complete().iter().map(bits).collect();
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(engine.usage().prompt_tokens, 0, "nothing is read again");
+
+        let text = read_text(&model, &[1, 2], 5).expect("read");
+        assert!(engine.submit_read(&text, Request::new(vec![1, 3])).is_err(), "another prompt");
+    }
+}
+
+#[test]
+fn short_prompts_enter_together_and_a_steps_events_come_together() {
+    let model = llama("mam");
+    let options = EngineOptions { max_rows: 6, prefill_chunk: 8, ..EngineOptions::default() };
+    let mut engine = Engine::new(&model, options);
+    for first in 0..6 {
+        engine.submit(Request { max_new_tokens: 2, ..Request::new(vec![first, 1]) }).expect("served");
+    }
+    let steps: Vec<usize> = std::iter::from_fn(|| engine.advance().map(|events| events.len())).collect();
+    // Four prompts have a chunk's tokens; then four rows take their second token and end, while two others begin.
+    assert_eq!(steps, [4, 4 + 4 + 2, 2 + 2]);
 }
 
 #[test]

@@ -11,7 +11,8 @@
 //!
 //! On GPUs tokens are drawn where the logits are (`device_sampling.rs`), unless a row wants penalties or log-probabilities.
 //!
-//! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it.
+//! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it. Of short ones it prefills as many as
+//! have a chunk's tokens.
 
 mod budget;
 mod request;
@@ -30,8 +31,8 @@ pub(crate) use request::check_prompt;
 pub use request::{Completion, Event, Finish, Request, RequestError, SampleId};
 use row::{Job, Row};
 
-use crate::Tokenizer;
 use crate::device_sampling::{self, Draw};
+use crate::{ReadText, Tokenizer};
 
 /// How an engine runs its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,8 +190,34 @@ impl<'a, M: Backbone> Engine<'a, M> {
         self.submit_behind(Some(state), request)
     }
 
+    /// [`Engine::submit`] of a request whose prompt was read before: its samples start without a pass of the model.
+    ///
+    /// # Errors
+    ///
+    /// If the request cannot be served, or the text is not its prompt, or was read by another kind of model.
+    pub fn submit_read(&mut self, text: &ReadText, request: Request) -> Result<usize, RequestError> {
+        let rows = text.state.batch();
+        if rows != 1
+            || text.tokens != request.prompt
+            || !text.state.is_like(&self.model.init_state(1, &self.device))
+        {
+            return Err(RequestError::State { rows });
+        }
+        check_prompt(&request.prompt, 0, self.model.vocab_size(), self.positions())?;
+        let mut job = self.job(None, request);
+        (job.state, job.logits) = (Some(text.state.clone()), Some(text.logits.clone()));
+        self.enqueue(job)
+    }
+
     fn submit_behind(&mut self, state: Option<State>, request: Request) -> Result<usize, RequestError> {
-        let job = self.checked(state, request)?;
+        let before = state.as_ref().map_or(0, State::columns);
+        check_prompt(&request.prompt, before, self.model.vocab_size(), self.positions())?;
+        let job = self.job(state, request);
+        self.enqueue(job)
+    }
+
+    fn enqueue(&mut self, job: Job) -> Result<usize, RequestError> {
+        let job = self.checked(job)?;
         let number = job.number;
         self.submitted += 1;
         if job.request.samples > 0 {
@@ -226,17 +253,14 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let before = state.as_ref().map_or(0, State::columns);
         let read = before.saturating_add(request.prompt.len());
         let room = self.positions().saturating_sub(read).saturating_add(1);
-        Job { number: self.submitted, request, state, before, room }
+        Job { number: self.submitted, request, state, before, logits: None, room }
     }
 
-    fn checked(&self, state: Option<State>, request: Request) -> Result<Arc<Job>, RequestError> {
-        let before = state.as_ref().map_or(0, State::columns);
-        check_prompt(&request.prompt, before, self.model.vocab_size(), self.positions())?;
-        request.sampling.check().map_err(RequestError::Sampling)?;
-        if !request.stop_strings.is_empty() && self.tokenizer.is_none() {
+    fn checked(&self, job: Job) -> Result<Arc<Job>, RequestError> {
+        job.request.sampling.check().map_err(RequestError::Sampling)?;
+        if !job.request.stop_strings.is_empty() && self.tokenizer.is_none() {
             return Err(RequestError::StopStrings);
         }
-        let job = self.job(state, request);
         self.budget.check(job.longest())?;
         Ok(Arc::new(job))
     }
@@ -251,6 +275,12 @@ impl<'a, M: Backbone> Engine<'a, M> {
     /// What has been done so far.
     pub fn usage(&self) -> Usage {
         self.usage
+    }
+
+    /// The events of one step of the batch, all of which happened by now; nothing once all requests are served.
+    pub fn advance(&mut self) -> Option<Vec<Event>> {
+        let first = self.next()?;
+        Some(std::iter::once(first).chain(self.events.drain(..)).collect())
     }
 
     /// Bytes of the states of all rows now.
@@ -271,7 +301,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
         all
     }
 
-    /// One token for every row; then one chunk of a prompt, and the first token of new rows. No row gets two.
+    /// One token for every row; then chunks of prompts, and the first token of new rows. No row gets two.
     fn step(&mut self) {
         let started = Instant::now();
         self.decode();
@@ -281,17 +311,23 @@ impl<'a, M: Backbone> Engine<'a, M> {
         self.usage.prefill += decoded.elapsed();
     }
 
-    /// Fills free rows from the prompt at hand; without one that is ready, prefills a chunk of the next.
+    /// Fills free rows from the prompt at hand and those that wait, until as many tokens as a chunk has were prefilled.
     fn admit(&mut self) {
-        let Some(mut prompt) = self.prompt.take().or_else(|| self.next_prompt()) else { return };
-        if prompt.done < prompt.job.request.prompt.len() {
-            self.prefill(&mut prompt);
-        }
-        if prompt.done == prompt.job.request.prompt.len() {
-            self.fork(&mut prompt);
-        }
-        if prompt.started < prompt.job.request.samples {
-            self.prompt = Some(prompt);
+        let mut read = 0;
+        while let Some(mut prompt) = self.prompt.take().or_else(|| self.next_prompt()) {
+            if prompt.done < prompt.job.request.prompt.len() {
+                read += self.prefill(&mut prompt);
+            }
+            if prompt.done == prompt.job.request.prompt.len() {
+                self.fork(&mut prompt);
+            }
+            if prompt.started < prompt.job.request.samples {
+                self.prompt = Some(prompt);
+                return;
+            }
+            if read >= self.options.prefill_chunk {
+                return;
+            }
         }
     }
 
@@ -301,7 +337,9 @@ impl<'a, M: Backbone> Engine<'a, M> {
         }
         let job = self.waiting.pop_front()?;
         let state = job.state.clone().unwrap_or_else(|| self.model.init_state(1, &self.device));
-        Some(Prompt { job, state, done: 0, logits: Vec::new(), started: 0 })
+        let logits = job.logits.as_ref().map(|logits| logits.to_vec());
+        let done = if logits.is_some() { job.request.prompt.len() } else { 0 };
+        Some(Prompt { job, state, done, logits: logits.unwrap_or_default(), started: 0 })
     }
 
     /// Rows that may be added for samples of `job`.
@@ -310,7 +348,8 @@ impl<'a, M: Backbone> Engine<'a, M> {
         self.options.max_rows.min(self.budget.rows(longest)).saturating_sub(self.rows.len())
     }
 
-    fn prefill(&mut self, prompt: &mut Prompt) {
+    /// Prefills a chunk; returns its length.
+    fn prefill(&mut self, prompt: &mut Prompt) -> usize {
         let tokens = &prompt.job.request.prompt[prompt.done..];
         let chunk = &tokens[..tokens.len().min(self.options.prefill_chunk)];
         let tokens = ints(chunk, &self.device).unsqueeze::<2>();
@@ -323,6 +362,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
             let last = hidden.narrow(1, chunk.len() - 1, 1);
             prompt.logits = floats(self.model.head(last).squeeze_dim(1));
         }
+        chunk.len()
     }
 
     /// Turns as many samples of a prompt into rows as are free. One that ends with its first token needs none.

@@ -17,8 +17,10 @@ pub(super) struct Job {
     pub request: Request,
     /// What the prompt goes on from; nothing at the beginning of a text.
     pub state: Option<State>,
-    /// Tokens that caches of that state hold.
+    /// Tokens that caches of that state hold, but those of the prompt.
     pub before: usize,
+    /// After the prompt, where the state holds it already.
+    pub logits: Option<Arc<[f32]>>,
     /// Tokens of a sample that attention has positions for, the last of which is not fed.
     pub room: usize,
 }
