@@ -66,6 +66,17 @@ fn models_make_the_same_attempts_and_all_files_tell_of_them() {
     }
     assert!(texts.values().any(|text| text != &texts[&[0, 0, 0]]), "attempts differ");
 
+    // What ended in one step of the batch has one time; later attempts have later ones.
+    let lines = fs::read_to_string(out.join("completions.jsonl")).expect("completions");
+    let mut clocks = [0.0; 2];
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        let (model, seconds) = (line["model"].as_u64().expect("a number") as usize, line["seconds"].as_f64());
+        let seconds = seconds.expect("a time");
+        assert!(seconds >= clocks[model], "{line} ended before the one in front of it");
+        clocks[model] = seconds;
+    }
+
     let curves: Value =
         serde_json::from_str(&fs::read_to_string(out.join("curves.json")).expect("curves")).expect("JSON");
     for model in curves["models"].as_array().expect("models") {
@@ -132,6 +143,11 @@ fn what_cannot_be_asked_is_told_in_one_line() {
     let output = reason(&["bundled", "--generated", "5", "--budget", "1h", "--out", "run"], folder.path());
     assert!(errors(&output).contains("60s"), "{}", errors(&output));
 
+    let args = ["bundled", "--generated", "5", "--budget", "10tokens", "--out", "parts", "--resume"];
+    run(&["bundled", "--budget", "300tokens", "--out", "parts"], folder.path());
+    let output = reason(&[&args[..], &TERMS[2..]].concat(), folder.path());
+    assert!(errors(&output).contains("spent already"), "{}", errors(&output));
+
     let output = run(&["bundled", "--budget", "1tokens", "--out", "small"], folder.path());
     assert!(errors(&output).contains("no attempt ended within the budget"), "{}", errors(&output));
 }
@@ -148,7 +164,6 @@ fn the_first_model_judges_and_right_attempts_are_texts_to_train_on() {
         "--traces",
         "2",
         "--train-split",
-        "--long",
         "--out",
         "run",
     ];
@@ -177,5 +192,6 @@ fn the_first_model_judges_and_right_attempts_are_texts_to_train_on() {
     assert!(of_problem.values().all(|count| *count <= 2));
     let solved: std::collections::BTreeSet<u64> =
         lines.iter().filter(right).map(|line| line["problem"].as_u64().expect("a number")).collect();
+    assert!(solved.len() > 2, "the teacher solves some: {solved:?}");
     assert_eq!(of_problem.len(), solved.len());
 }

@@ -35,7 +35,7 @@ pub struct ReasonArgs {
     /// What each model may spend on all problems: 60s, 5m, 100000tokens or 1e15flops
     #[arg(long, value_name = "BUDGET")]
     pub budget: Budget,
-    /// The budget is that of each problem
+    /// The budget is that of each problem on average: that of all is as many times as much
     #[arg(long)]
     pub per_problem: bool,
     /// Attempts at each problem at most

@@ -87,9 +87,11 @@ impl Series {
     }
 }
 
-/// Those that had ended, in the order they were made.
+/// Those that had ended, in the order they did.
 fn ended(attempts: &[Attempt], by: f64) -> Vec<&Attempt> {
-    attempts.iter().filter(|attempt| attempt.seconds <= by).collect()
+    let mut ended: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.seconds <= by).collect();
+    ended.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    ended
 }
 
 /// 1 if an attempt is right, or the chosen one is.

@@ -3,16 +3,19 @@
 use anyhow::Result;
 use burn::module::Module;
 use mamba_ssd::{Backbone, computes_on_host};
-use mamba_ssd_models::{Engine, EngineOptions, Event, Request, Sampling};
+use mamba_ssd_models::{Event, Request};
 use serde::Serialize;
 use std::time::Instant;
 
+use super::contestant::{Terms, engine};
 use crate::language_model::LanguageModel;
 use crate::{memory, out_of_memory};
 
 /// Tokens that a row writes in a trial, the first of which are not timed.
-const TOKENS: usize = 40;
+const TOKENS: usize = 64;
 const UNTIMED: usize = 8;
+/// Rows of the first trial on a GPU.
+const FIRST: usize = 16;
 /// What twice the rows must gain to be worth it.
 const GAIN: f64 = 1.1;
 
@@ -25,20 +28,24 @@ pub struct Trial {
     pub tokens_per_second: f64,
 }
 
-/// Trials of 1, 2, 4 and so on rows of a prompt, until more of them gain less than a tenth, do not fit, or are more than can be
-/// wanted.
-pub fn trials(model: &LanguageModel, prompt: &[u32], most: usize) -> Result<Vec<Trial>> {
-    let on_host = computes_on_host(&model.model.devices().remove(0));
+/// Trials of 1 (on GPUs 16), 2, 4 and so on rows of a prompt, until more of them gain less than a tenth, do not fit, or are more than
+/// can be wanted. On the CPU attempts of their full length must fit into a quarter of what is free; a GPU is tried.
+pub fn trials(model: &LanguageModel, terms: &Terms, prompt: &[u32], most: usize) -> Result<Vec<Trial>> {
+    let device = model.model.devices().remove(0);
+    let on_host = computes_on_host(&device);
+    let available = memory::available().filter(|_| on_host).map_or(usize::MAX, |bytes| bytes / 4);
+    let state = model.model.init_state(1, &device);
+    let each = state.bytes() + state.bytes_per_token() * (prompt.len() + terms.max_tokens);
     let mut trials: Vec<Trial> = Vec::new();
-    let mut rows = if on_host { 1 } else { 16 }.min(most);
-    loop {
-        let available = memory::available().filter(|_| on_host).map(|bytes| bytes / 4);
-        let state = model.model.init_state(1, &model.model.devices().remove(0));
-        let each = state.bytes() + state.bytes_per_token() * (prompt.len() + TOKENS);
-        if available.is_some_and(|available| rows * each > available) {
+    let mut rows = if on_host { 1 } else { FIRST }.min(most);
+    while rows.saturating_mul(each) <= available {
+        let Some(trial) = out_of_memory::fits(|| trial(model, terms, prompt, rows))? else {
+            if trials.is_empty() && rows > 1 {
+                rows /= 2;
+                continue;
+            }
             break;
-        }
-        let Some(trial) = out_of_memory::fits(|| trial(model, prompt, rows))? else { break };
+        };
         let gained =
             trials.last().is_none_or(|before| trial.tokens_per_second > GAIN * before.tokens_per_second);
         trials.push(trial);
@@ -56,13 +63,14 @@ pub fn fastest(trials: &[Trial]) -> Option<usize> {
     trials.iter().find(|trial| GAIN * trial.tokens_per_second >= best).map(|trial| trial.rows)
 }
 
-fn trial(model: &LanguageModel, prompt: &[u32], rows: usize) -> Result<Trial> {
-    let options = EngineOptions { max_rows: rows, ..EngineOptions::default() };
-    let mut engine = Engine::new(&model.model, options).with_tokenizer(&model.tokenizer);
+/// As many rows of one prompt, chosen as in the run, none of which ends early.
+pub fn trial(model: &LanguageModel, terms: &Terms, prompt: &[u32], rows: usize) -> Result<Trial> {
+    let mut engine = engine(model, rows);
     engine.submit(Request {
         samples: rows,
         max_new_tokens: TOKENS,
-        sampling: Sampling::with_temperature(1.0),
+        sampling: terms.sampling,
+        log_probabilities: terms.scores,
         ..Request::new(prompt.to_vec())
     })?;
     let (mut tokens, mut started) = (0usize, Instant::now());

@@ -1,14 +1,14 @@
 //! One model at work: its engine is kept full with attempts at all problems in turns, on a clock that runs while it computes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::Device;
-use mamba_ssd::{Backbone, State};
+use mamba_ssd::Backbone;
 use mamba_ssd_models::{
-    Completion, Engine, EngineOptions, Event, Model, Request, SampleId, Sampling, read_prompt,
+    Completion, Engine, EngineOptions, Event, Model, ReadText, Request, SampleId, Sampling, read_text,
 };
 
 use super::outcome::Memory;
@@ -17,6 +17,8 @@ use crate::language_model::LanguageModel;
 
 /// Tokens of a prompt that are read at once.
 const CHUNK: usize = 512;
+/// Attempts at a problem that are asked for together, at least: rows that join one by one cost a copy each.
+const TOGETHER: usize = 4;
 
 /// What a contestant's attempts have in common.
 #[derive(Clone, Debug)]
@@ -105,30 +107,38 @@ pub struct Contestant<'a> {
     engine: Engine<'a, Model>,
     /// The problem and first attempt of each request.
     asked: HashMap<usize, [usize; 2]>,
-    /// Of each problem: what all but its last token left, once it was read.
-    states: Vec<Option<State>>,
+    /// Prompts that were read and will be wanted again, as many as rows at most.
+    texts: HashMap<usize, ReadText>,
     /// Of each problem: attempts that are not asked for yet, the last first.
     open: Vec<Vec<usize>>,
     running: usize,
+    /// Attempts that ended in the turn, for [`Contestant::take`].
+    ended: Vec<Ended>,
+    /// When the turn began, and what the clock said then.
+    turn: Option<(Instant, f64)>,
+    /// Whether it can go on at all.
+    pub retired: bool,
 }
 
 impl<'a> Contestant<'a> {
-    /// A model that has spent so much, with these attempts still to make at each problem.
+    /// A model that has spent so much, with these attempts still to make at each problem, the last first.
     pub fn new(
         model: &'a LanguageModel,
         prompts: &'a [Vec<u32>],
         terms: &'a Terms,
         [rows, flops]: [usize; 2],
         spent: Spent,
-        mut open: Vec<Vec<usize>>,
+        open: Vec<Vec<usize>>,
     ) -> Self {
-        open.iter_mut().for_each(|attempts| attempts.sort_unstable_by(|a, b| b.cmp(a)));
         Self {
             device: model.model.devices().remove(0),
             engine: engine(model, rows),
-            states: vec![None; prompts.len()],
+            texts: HashMap::new(),
             asked: HashMap::new(),
             running: 0,
+            ended: Vec::new(),
+            turn: None,
+            retired: false,
             flops: flops as f64,
             model,
             prompts,
@@ -141,63 +151,82 @@ impl<'a> Contestant<'a> {
 
     /// Its part of the budget that is spent, at least 1 when it is over.
     pub fn share(&self) -> f64 {
-        let left = self.running > 0 || self.open.iter().any(|attempts| !attempts.is_empty());
-        if left { self.spent.share(self.terms.budget, self.flops) } else { 1.0 }
+        let done = self.retired || self.is_done();
+        if done { 1.0 } else { self.spent.share(self.terms.budget, self.flops) }
     }
 
-    /// Computes for so many seconds, or until the budget is spent or nothing is left; returns what ended. The budget is looked at
-    /// after every step of the batch: that is what it may be overrun by.
-    pub fn turn(&mut self, seconds: f64) -> Result<Vec<Ended>> {
-        let (started, before) = (Instant::now(), self.spent.seconds);
-        let mut ended = Vec::new();
-        while self.share() < 1.0 && started.elapsed().as_secs_f64() < seconds {
+    /// Whether all attempts were made.
+    pub fn is_done(&self) -> bool {
+        self.running == 0 && self.open.iter().all(Vec::is_empty)
+    }
+
+    /// Computes for so many seconds, or until the budget is spent or nothing is left. The budget is looked at after every prompt that
+    /// is read and every step of the batch: the longer of these is what it may be overrun by.
+    pub fn turn(&mut self, seconds: f64) -> Result<()> {
+        self.turn = Some((Instant::now(), self.spent.seconds));
+        let end = self.spent.seconds + seconds;
+        while self.share() < 1.0 && self.spent.seconds < end {
             self.feed()?;
-            let Some(event) = self.engine.next() else { break };
-            self.spent.seconds = before + started.elapsed().as_secs_f64();
-            match event {
-                Event::Token { .. } => self.spent.tokens += 1.0,
-                Event::Finished(completion) => ended.extend(self.end(completion)),
+            let Some(events) = self.engine.advance() else { break };
+            self.tick();
+            for event in events {
+                match event {
+                    Event::Token { .. } => self.spent.tokens += 1.0,
+                    Event::Finished(completion) => self.end(completion),
+                }
             }
         }
-        self.spent.seconds = before + started.elapsed().as_secs_f64();
-        Ok(ended)
+        self.tick();
+        self.turn = None;
+        Ok(())
     }
 
-    fn end(&mut self, completion: Completion) -> Option<Ended> {
+    /// What ended since it was last asked.
+    pub fn take(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Sets the clock.
+    fn tick(&mut self) {
+        if let Some((started, before)) = self.turn {
+            self.spent.seconds = before + started.elapsed().as_secs_f64();
+        }
+    }
+
+    fn end(&mut self, completion: Completion) {
         let SampleId { request, sample } = completion.id;
-        let [problem, first] = *self.asked.get(&request)?;
-        self.running -= 1;
-        Some(Ended { problem, attempt: first + sample, seconds: self.spent.seconds, completion })
+        if let Some(&[problem, first]) = self.asked.get(&request) {
+            self.running -= 1;
+            let seconds = self.spent.seconds;
+            self.ended.push(Ended { problem, attempt: first + sample, seconds, completion });
+        }
     }
 
-    /// Asks for attempts until all rows have work, and the next one waits.
+    /// Asks for attempts until all rows have work, and some wait.
     fn feed(&mut self) -> Result<()> {
-        while self.running <= self.rows {
-            // The problem with the fewest attempts so far: every problem has its first before any has its second.
+        while self.running <= self.rows && self.share() < 1.0 {
+            // The problem with the fewest attempts so far.
             let fewest = |problem: &usize| self.open[*problem].last().copied();
             let open = (0..self.open.len()).filter(|problem| !self.open[*problem].is_empty());
             let Some(problem) = open.min_by_key(fewest) else { return Ok(()) };
             let first = self.open[problem].pop().context("an open attempt")?;
             let mut count = 1;
-            let together = (self.rows / self.open.len()).clamp(4, 64);
+            let together = (self.rows / self.open.len()).clamp(TOGETHER, 64).min(self.rows);
             while count < together && self.open[problem].last() == Some(&(first + count)) {
                 self.open[problem].pop();
                 count += 1;
             }
             self.ask(problem, first, count).with_context(|| format!("problem {}", problem + 1))?;
+            self.tick();
         }
         Ok(())
     }
 
     fn ask(&mut self, problem: usize, first: usize, count: usize) -> Result<()> {
-        let Some((&last, before)) = self.prompts[problem].split_last() else {
-            anyhow::bail!("its prompt has no token");
-        };
-        let model = &self.model.model;
-        let state = match self.states[problem].take() {
-            Some(state) => state,
-            None if before.is_empty() => model.init_state(1, &self.device),
-            None => read_prompt(model, model.init_state(1, &self.device), before, CHUNK)?,
+        let prompt = &self.prompts[problem];
+        let text = match self.texts.remove(&problem) {
+            Some(text) => text,
+            None => read_text(&self.model.model, prompt, CHUNK)?,
         };
         let request = Request {
             sampling: self.terms.sampling,
@@ -208,11 +237,11 @@ impl<'a> Contestant<'a> {
             seed: self.terms.seed,
             first_stream: ((problem as u64) << 32) + first as u64,
             log_probabilities: self.terms.scores,
-            ..Request::new(vec![last])
+            ..Request::new(prompt.clone())
         };
-        let number = self.engine.submit_after(state.clone(), request)?;
-        if !self.open[problem].is_empty() {
-            self.states[problem] = Some(state);
+        let number = self.engine.submit_read(&text, request)?;
+        if !self.open[problem].is_empty() && self.texts.len() < self.rows {
+            self.texts.insert(problem, text);
         }
         self.asked.insert(number, [problem, first]);
         self.running += count;
@@ -227,11 +256,15 @@ impl<'a> Contestant<'a> {
         Memory { state_bytes, bytes_per_token, longest: prompt + self.terms.max_tokens }
     }
 
-    /// After the device ran out of memory: half as many rows, and what was running is open again.
+    /// After the device ran out of memory: half as many rows, and what was running is open again. With one row there is no half: it
+    /// retires.
     pub fn halve(&mut self, done: &[Vec<usize>]) {
+        self.tick();
+        self.turn = None;
+        self.retired = self.rows == 1;
         self.rows = (self.rows / 2).max(1);
         self.engine = engine(self.model, self.rows);
-        self.states = vec![None; self.prompts.len()];
+        self.texts.clear();
         self.asked.clear();
         self.running = 0;
         self.open = open(done, self.terms.samples);
@@ -240,10 +273,15 @@ impl<'a> Contestant<'a> {
 
 /// Of each problem the attempts that are not done, the last first.
 pub fn open(done: &[Vec<usize>], samples: usize) -> Vec<Vec<usize>> {
-    done.iter().map(|done| (0..samples).rev().filter(|attempt| !done.contains(attempt)).collect()).collect()
+    let of_problem = |done: &Vec<usize>| {
+        let done: HashSet<usize> = done.iter().copied().collect();
+        (0..samples).rev().filter(|attempt| !done.contains(attempt)).collect()
+    };
+    done.iter().map(of_problem).collect()
 }
 
-fn engine(model: &LanguageModel, rows: usize) -> Engine<'_, Model> {
+/// An engine of a model.
+pub fn engine(model: &LanguageModel, rows: usize) -> Engine<'_, Model> {
     let options = EngineOptions { max_rows: rows, prefill_chunk: CHUNK, ..EngineOptions::default() };
     Engine::new(&model.model, options).with_tokenizer(&model.tokenizer)
 }

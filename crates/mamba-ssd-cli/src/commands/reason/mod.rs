@@ -7,15 +7,18 @@ mod problems;
 mod record;
 mod traces;
 
+use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use mamba_ssd::Backbone;
 use mamba_ssd_eval::grade::grade;
 use mamba_ssd_eval::reason::{Candidate, LogLikelihood, Scorer};
 use mamba_ssd_models::Completion;
 use rayon::prelude::*;
 use serde_json::json;
+use twox_hash::XxHash64;
 
 use super::bench::Costs;
 use crate::args::{Budget, ReasonArgs, ScoreArg};
@@ -24,7 +27,7 @@ use crate::files::OutputFolder;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::language_model::LanguageModel;
 use crate::{hub, out_of_memory};
-use batch::{Trial, fastest, trials};
+use batch::{Trial, fastest, trial, trials};
 use contestant::{Contestant, Ended, Terms, open};
 pub use outcome::{ModelOutcome, Outcome};
 use outcome::{Run, outcome};
@@ -56,16 +59,24 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
         .map(|(model, asked)| asked.iter().map(|prompt| problems::tokens(args, prompt, model)).collect());
     let prompts: Vec<Vec<Vec<u32>>> = prompts.collect::<Result<_>>()?;
     let folder = if args.resume { None } else { Some(OutputFolder::claim(&args.out, "with --out")?) };
-    let settings = settings(args, &models, &names, &problems);
+    let settings = settings(args, &models, &names, &problems, &prompts);
     let (mut record, mut lines, spent) = Record::open(&args.out, &settings, models.len(), args.resume)?;
     let terms = Terms::of(args, problems.len());
+    ensure!(
+        lines.iter().all(|line| line.attempt < terms.samples),
+        "{} holds more than {} attempts at a problem; go on with a larger -n",
+        args.out.display(),
+        terms.samples
+    );
 
     let mut tried = Vec::new();
     let mut contestants = Vec::new();
     for (index, model) in models.iter().enumerate() {
-        let (rows, trials) = rows(args, model, &prompts[index], problems.len())?;
-        tried.push(trials);
         let flops = Costs::of(&model.model).per_token();
+        let before = spent[index].share(terms.budget, flops as f64);
+        ensure!(before <= 1.1, "{}: {before:.1} times this budget is spent already; raise it", names[index]);
+        let (rows, trials) = rows(args, model, &terms, &prompts[index])?;
+        tried.push(trials);
         let open = open(&done(&lines, index, problems.len()), terms.samples);
         contestants.push(Contestant::new(model, &prompts[index], &terms, [rows, flops], spent[index], open));
     }
@@ -74,20 +85,15 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
     let bar = bar();
     while contestants.iter().any(|contestant| contestant.share() < 1.0) && !interrupt.asked() {
         for (index, contestant) in contestants.iter_mut().enumerate() {
-            match out_of_memory::fits(|| contestant.turn(args.turn))? {
-                Some(ended) => lines.extend(add(&mut record, index, ended, &problems, terms.scores)?),
-                None => {
-                    ensure!(
-                        contestant.rows > 1,
-                        "{}: not even one attempt fits the device's memory; lower --max-tokens, or take --weights bf16",
-                        names[index]
-                    );
-                    contestant.halve(&done(&lines, index, problems.len()));
-                    note(format_args!(
-                        "{}: out of memory, goes on with {} attempts at a time",
-                        names[index], contestant.rows
-                    ));
-                }
+            let turn = out_of_memory::fits(|| contestant.turn(args.turn));
+            lines.extend(add(&mut record, index, contestant.take(), &problems, terms.scores)?);
+            if turn?.is_none() {
+                contestant.halve(&done(&lines, index, problems.len()));
+                let now = match contestant.retired {
+                    true => "not even one attempt fits; lower --max-tokens, or take --weights bf16".into(),
+                    false => format!("goes on with {} attempts at a time", contestant.rows),
+                };
+                note(format_args!("{}: out of memory, {now}", names[index]));
             }
         }
         let spent: Vec<_> = contestants.iter().map(|contestant| contestant.spent).collect();
@@ -97,9 +103,11 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
         bar.set_message(format!("{} attempts", thousands(lines.len())));
     }
     bar.finish_and_clear();
-    if args.score == Some(ScoreArg::First) {
-        judge(&models[0], &prompts[0], &mut lines)?;
-        record.rewrite(&lines)?;
+    if args.score == Some(ScoreArg::First) && !interrupt.asked() {
+        match out_of_memory::fits(|| judge(&models[0], &prompts[0], &mut lines))? {
+            Some(()) => record.rewrite(&lines)?,
+            None => note("out of memory while judging: there are no scores; --resume tries again"),
+        }
     }
     if let Some(most) = args.traces {
         let count = traces::write(&args.out, &lines, &asked, most)?;
@@ -194,30 +202,55 @@ fn done(lines: &[Line], model: usize, problems: usize) -> Vec<Vec<usize>> {
     done
 }
 
-/// Attempts at the same time, and the trials that it was chosen by.
+/// Attempts at the same time, and the trials that it was chosen by. One that was asked for is tried, too: kernels are compiled and tuned
+/// before the clock runs.
 fn rows(
     args: &ReasonArgs,
     model: &LanguageModel,
+    terms: &Terms,
     prompts: &[Vec<u32>],
-    problems: usize,
 ) -> Result<(usize, Vec<Trial>)> {
-    let most = MOST_ROWS.min(problems * args.samples);
+    let most = MOST_ROWS.min(prompts.len() * args.samples);
+    let (number, longest) =
+        prompts.iter().enumerate().max_by_key(|(_, prompt)| prompt.len()).context("a problem")?;
+    let positions = model.model.max_positions().unwrap_or(usize::MAX);
+    ensure!(
+        longest.len() <= positions,
+        "problem {} has {} tokens for {}, whose attention knows {positions} positions; leave it out",
+        number + 1,
+        longest.len(),
+        model.name
+    );
     if let Some(batch) = args.batch {
-        return Ok((batch.min(most), vec![]));
+        let rows = batch.min(most);
+        let trial = crate::progress::during("warming up", || {
+            out_of_memory::fits(|| trial(model, terms, longest, rows))
+        })?;
+        return Ok((rows, trial.into_iter().collect()));
     }
-    let longest = prompts.iter().max_by_key(|prompt| prompt.len()).context("a problem")?;
-    let trials = crate::progress::during("trying batches", || trials(model, longest, most))?;
+    let trials = crate::progress::during("trying batches", || trials(model, terms, longest, most))?;
     let rows = fastest(&trials).context("no batch fits into memory; give --batch 1")?;
     Ok((rows, trials))
 }
 
 /// What a run is of: another one cannot go on with it. Of the budget and the batch it may have others.
-fn settings(args: &ReasonArgs, models: &[LanguageModel], names: &[String], problems: &[Problem]) -> String {
-    let models: Vec<_> = models
-        .iter()
-        .zip(names)
-        .map(|(model, name)| json!({"name": name, "fingerprint": model.model.fingerprint()}))
-        .collect();
+fn settings(
+    args: &ReasonArgs,
+    models: &[LanguageModel],
+    names: &[String],
+    problems: &[Problem],
+    prompts: &[Vec<Vec<u32>>],
+) -> String {
+    let hash = |prompts: &Vec<Vec<u32>>| {
+        let mut hasher = XxHash64::with_seed(0);
+        prompts.hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    };
+    let of_model = |((model, name), prompts): ((&LanguageModel, &String), &Vec<Vec<u32>>)| {
+        let (fingerprint, prompts) = (model.model.fingerprint(), hash(prompts));
+        json!({"name": name, "fingerprint": fingerprint, "eos": model.eos, "prompts": prompts})
+    };
+    let models: Vec<_> = models.iter().zip(names).zip(prompts).map(of_model).collect();
     let problems: Vec<_> = problems.iter().map(|problem| json!([problem.question, problem.answer])).collect();
     let run = json!({
         "version": env!("CARGO_PKG_VERSION"), "models": models, "problems": problems, "max_tokens": args.max_tokens,
@@ -256,16 +289,29 @@ fn overrun(model: &ModelOutcome, contestant: &Contestant<'_>, budget: Budget) {
             model.name
         ));
     }
-    if let Budget::Seconds(seconds) = budget
-        && contestant.spent.seconds > seconds
-    {
-        let over = contestant.spent.seconds - seconds;
-        note(format_args!("{}: {over:.3} s over the budget, the last step of its batch", model.name));
+    let (spent, most, unit) = match budget {
+        Budget::Seconds(seconds) => (contestant.spent.seconds, seconds, "s"),
+        Budget::Tokens(tokens) => (contestant.spent.tokens, tokens, "tokens"),
+        Budget::Flops(_) => return,
+    };
+    if contestant.is_done() {
+        note(format_args!(
+            "{}: all attempts were made with {:.0} % of the budget; a larger -n would use the rest",
+            model.name,
+            100.0 * spent / most
+        ));
+    } else if spent > most {
+        note(format_args!("{}: {:.3} {unit} over the budget, its last step", model.name, spent - most));
     }
 }
 
+/// This command, which then goes on with the run.
 fn resume() -> String {
-    let mut command: Vec<String> = std::env::args().collect();
+    let quoted = |word: String| match word.chars().all(|c| c.is_alphanumeric() || "-_./:=@,".contains(c)) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let mut command: Vec<String> = std::env::args().map(quoted).collect();
     if !command.iter().any(|word| word == "--resume") {
         command.push("--resume".into());
     }

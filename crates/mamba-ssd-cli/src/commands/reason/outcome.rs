@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use mamba_ssd_eval::grade::equivalent;
 use mamba_ssd_eval::reason::{Attempt, Crossing, Curve, Rule, Series, classes, crossing};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::batch::Trial;
@@ -66,7 +67,7 @@ pub struct ModelOutcome {
     pub attempts: usize,
     /// Of those that ended, the share that gives no answer.
     pub without_answer: f64,
-    /// Attempts at the problem with the fewest.
+    /// Attempts at the problem with the fewest, before the first that did not end.
     pub fewest: usize,
     /// Over attempts.
     pub over_attempts: Vec<Curve>,
@@ -108,6 +109,7 @@ pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, 
     let rules = Rule::ALL.into_iter().filter(|rule| scored || !rule.scores()).map(Some);
     let kinds: Vec<Option<Rule>> = std::iter::once(None).chain(rules).collect();
     let attempts: Vec<_> = (0..runs.len()).map(|model| attempts(lines, model, problems)).collect();
+    let first: Vec<_> = (0..runs.len()).map(|model| without_gaps(lines, model, &attempts[model])).collect();
     let over_seconds: Vec<Vec<Series>> = attempts
         .iter()
         .map(|of_model| kinds.iter().map(|kind| Series::over_seconds(of_model, *kind, &seconds)).collect())
@@ -119,27 +121,26 @@ pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, 
             crossings.push(Passing { model: run.name.clone(), curve: name(*kind).into(), crossing });
         }
     }
-    let models =
-        runs.into_iter().zip(attempts.iter().zip(&over_seconds)).map(|(run, (attempts, seconds))| {
-            let all = || attempts.iter().flatten();
-            let curve = |(kind, series): (&Option<Rule>, &Series)| series.curve(name(*kind), SEED);
-            let over_attempts = kinds
-                .iter()
-                .map(|kind| Series::over_attempts(attempts, *kind, SEED).curve(name(*kind), SEED));
-            let silent = all().filter(|attempt| attempt.answer.is_none()).count();
-            ModelOutcome {
-                attempts: all().count(),
-                without_answer: silent as f64 / all().count().max(1) as f64,
-                fewest: attempts.iter().map(Vec::len).min().unwrap_or(0),
-                over_attempts: over_attempts.collect(),
-                over_seconds: kinds.iter().zip(seconds).map(curve).collect(),
-                name: run.name,
-                rows: run.rows,
-                trials: run.trials,
-                memory: run.memory,
-                spent: run.spent,
-            }
-        });
+    let of_models = attempts.iter().zip(&first).zip(&over_seconds);
+    let models = runs.into_iter().zip(of_models).map(|(run, ((attempts, first), seconds))| {
+        let all = || attempts.iter().flatten();
+        let curve = |(kind, series): (&Option<Rule>, &Series)| series.curve(name(*kind), SEED);
+        let over_attempts =
+            kinds.iter().map(|kind| Series::over_attempts(first, *kind, SEED).curve(name(*kind), SEED));
+        let silent = all().filter(|attempt| attempt.answer.is_none()).count();
+        ModelOutcome {
+            attempts: all().count(),
+            without_answer: silent as f64 / all().count().max(1) as f64,
+            fewest: first.iter().map(Vec::len).min().unwrap_or(0),
+            over_attempts: over_attempts.collect(),
+            over_seconds: kinds.iter().zip(seconds).map(curve).collect(),
+            name: run.name,
+            rows: run.rows,
+            trials: run.trials,
+            memory: run.memory,
+            spent: run.spent,
+        }
+    });
     let models = models.collect();
     Outcome { version: env!("CARGO_PKG_VERSION"), problems, budget, device, models, crossings }
 }
@@ -164,7 +165,20 @@ fn attempts(lines: &[Line], model: usize, problems: usize) -> Vec<Vec<Attempt>> 
         };
         lines.iter().zip(classes).map(attempt).collect()
     };
-    of_problem.into_iter().map(graded).collect()
+    of_problem.into_par_iter().map(graded).collect()
+}
+
+/// Of each problem the attempts in front of the first that has not ended: those that had ended when the budget was spent are shorter
+/// than those that had not, and no sample of all.
+fn without_gaps(lines: &[Line], model: usize, attempts: &[Vec<Attempt>]) -> Vec<Vec<Attempt>> {
+    let mut numbers: Vec<Vec<usize>> = vec![vec![]; attempts.len()];
+    lines.iter().filter(|line| line.model == model).for_each(|line| numbers[line.problem].push(line.attempt));
+    let of_problem = |(mut numbers, attempts): (Vec<usize>, &Vec<Attempt>)| {
+        numbers.sort_unstable();
+        let whole = numbers.iter().enumerate().take_while(|(place, number)| place == *number).count();
+        attempts[..whole].to_vec()
+    };
+    numbers.into_iter().zip(attempts).map(of_problem).collect()
 }
 
 impl Outcome {

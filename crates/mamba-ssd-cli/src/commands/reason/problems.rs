@@ -22,9 +22,8 @@ pub struct Problem {
     pub plain: String,
 }
 
-/// Fields of a line, the first that is there counts.
+/// Fields that hold what is asked, the first that is there counts.
 const QUESTIONS: [&str; 3] = ["question", "problem", "prompt"];
-const ANSWERS: [&str; 2] = ["answer", "solution"];
 
 /// All problems that are asked.
 pub fn read(args: &ReasonArgs) -> Result<Vec<Problem>> {
@@ -52,16 +51,19 @@ fn generated(args: &ReasonArgs, index: u64) -> Problem {
 fn of_json(line: &str) -> Result<Problem> {
     let value: Value =
         serde_json::from_str(line).context("not JSON, expected {\"question\": ..., \"answer\": ...}")?;
-    let field = |names: &[&str]| names.iter().find_map(|name| text(value.get(name)?));
-    let Some(question) = field(&QUESTIONS) else {
+    let field = |name: &str| text(value.get(name)?);
+    let Some(question) = QUESTIONS.into_iter().find_map(field) else {
         bail!("no text in \"question\", \"problem\" or \"prompt\"");
     };
-    let Some(solution) = field(&ANSWERS) else {
+    // An answer may be a whole solution, as in GSM8K; a solution has to mark its answer.
+    let answer =
+        field("answer").map(|answer| reference(&answer).unwrap_or_else(|| answer.trim().to_string()));
+    let Some(answer) = answer.or_else(|| reference(&field("solution")?)) else {
         bail!(
-            "a problem without an answer, expected one in \"answer\" or \"solution\"; leave the problem out"
+            "a problem without an answer, expected one in \"answer\", or marked in \"solution\" by \\boxed{{}} or ####; \
+             leave the problem out"
         );
     };
-    let answer = reference(&solution).unwrap_or_else(|| solution.trim().to_string());
     ensure!(!answer.is_empty(), "the answer is empty; leave the problem out");
     Ok(Problem { plain: question.clone(), question, answer })
 }
@@ -111,9 +113,13 @@ mod tests {
 
     #[test]
     fn a_problem_without_an_answer_is_refused() {
-        for line in
-            [r#"{"question": "Why?"}"#, r#"{"question": "Why?", "answer": ""}"#, r#"{"answer": "1"}"#, "Why?"]
-        {
+        for line in [
+            r#"{"question": "Why?"}"#,
+            r#"{"problem": "Show it.", "solution": "Clear."}"#,
+            r#"{"question": "Why?", "answer": ""}"#,
+            r#"{"answer": "1"}"#,
+            "Why?",
+        ] {
             assert!(of_json(line).is_err(), "{line}");
         }
     }

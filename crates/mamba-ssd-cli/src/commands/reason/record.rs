@@ -71,14 +71,19 @@ impl Record {
                 folder.display()
             );
             if path.exists() {
-                // A line that a kill cut off is not one; what follows it would be of another process.
-                lines =
-                    files::read(&path)?.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+                lines = whole_lines(&path)?;
             }
             if let Ok(text) = files::read(&folder.join(SPENT)) {
                 spent = serde_json::from_str(&text).context("spent.json")?;
             }
             ensure!(spent.len() == models, "spent.json is of {} models, found {models}", spent.len());
+            // A kill may have come between the attempts and the clock.
+            for (model, spent) in spent.iter_mut().enumerate() {
+                let of_model = || lines.iter().filter(|line| line.model == model);
+                let last = of_model().map(|line| line.seconds).fold(0.0, f64::max);
+                let tokens: usize = of_model().map(|line| line.tokens).sum();
+                *spent = Spent { seconds: spent.seconds.max(last), tokens: spent.tokens.max(tokens as f64) };
+            }
         } else {
             files::write(&folder.join(RUN), run)?;
         }
@@ -109,6 +114,24 @@ impl Record {
     pub fn note(&self, spent: &[Spent]) -> Result<()> {
         files::write(&self.folder.join(SPENT), serde_json::to_string(spent)?)
     }
+}
+
+/// The lines of a file, but for a last one that a kill cut off.
+fn whole_lines(path: &Path) -> Result<Vec<Line>> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut lines = Vec::new();
+    for (number, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        match serde_json::from_slice(line) {
+            Ok(line) => lines.push(line),
+            Err(_) if line.last() != Some(&b'\n') => break,
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("{}, line {}: no attempt; remove the line", path.display(), number + 1)
+                });
+            }
+        }
+    }
+    Ok(lines)
 }
 
 impl Line {
@@ -144,12 +167,22 @@ mod tests {
         assert!(lines.is_empty() && spent == [Spent::default()]);
         let now = Spent { seconds: 2.0, tokens: 14.0 };
         record.write(&[line(0), line(1)]).and_then(|()| record.note(&[now])).expect("room");
-        record.file.write_all(b"{\"model\": 0, \"prob").expect("room");
+        // A kill in the middle of a letter of a later attempt, before the clock was noted.
+        let later = Line { seconds: 3.0, text: "é".into(), ..line(2) };
+        record.write(std::slice::from_ref(&later)).expect("room");
+        let cut = &Line { text: "é".into(), ..line(3) }.json().into_bytes();
+        let middle = cut.iter().position(|&byte| byte > 127).expect("a letter of two bytes") + 1;
+        record.file.write_all(&cut[..middle]).expect("room");
         drop(record);
+        let now = Spent { seconds: 3.0, tokens: 21.0 };
         assert!(Record::open(folder.path(), "other", 1, true).is_err());
         let (mut record, lines, spent) = Record::open(folder.path(), "run", 1, true).expect("the run");
-        assert_eq!((lines, spent), (vec![line(0), line(1)], vec![now]));
-        record.write(&[line(2)]).expect("room");
-        assert_eq!(Record::open(folder.path(), "run", 1, true).expect("the run").1.len(), 3);
+        assert_eq!((lines, spent), (vec![line(0), line(1), later], vec![now]));
+        record.write(&[line(4)]).expect("room");
+        let (mut record, lines, _) = Record::open(folder.path(), "run", 1, true).expect("the run");
+        assert_eq!(lines.len(), 4);
+        record.file.write_all(b"{}\n").expect("room");
+        let damaged = Record::open(folder.path(), "run", 1, true).expect_err("a line that is no attempt");
+        assert!(format!("{damaged:#}").contains("line 5"), "{damaged:#}");
     }
 }

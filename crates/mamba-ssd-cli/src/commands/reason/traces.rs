@@ -17,7 +17,7 @@ pub const FILE: &str = "traces.jsonl";
 pub fn write(folder: &Path, lines: &[Line], asked: &[Vec<String>], most: usize) -> Result<usize> {
     let mut of_problem: BTreeMap<usize, BTreeSet<&str>> = BTreeMap::new();
     let mut ordered: Vec<&Line> =
-        lines.iter().filter(|line| line.correct && line.finish != "length").collect();
+        lines.iter().filter(|line| line.correct && ["eos", "stop"].contains(&line.finish.as_str())).collect();
     ordered.sort_by_key(|line| (line.problem, line.model, line.attempt));
     let mut traces = String::new();
     let mut count = 0;
