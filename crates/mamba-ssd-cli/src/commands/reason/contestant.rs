@@ -285,3 +285,73 @@ pub fn engine(model: &LanguageModel, rows: usize) -> Engine<'_, Model> {
     let options = EngineOptions { max_rows: rows, prefill_chunk: CHUNK, ..EngineOptions::default() };
     Engine::new(&model.model, options).with_tokenizer(&model.tokenizer)
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mamba_ssd_eval::problems::{Split, problem};
+
+    use super::*;
+
+    fn terms(budget: Budget) -> Terms {
+        let sampling = Sampling::with_temperature(0.9);
+        Terms { sampling, max_tokens: 40, samples: 3, seed: 4, stop: vec![], scores: false, budget }
+    }
+
+    fn prompts(model: &LanguageModel) -> Vec<Vec<u32>> {
+        let prompt = |index| problem(0, Split::HeldOut, index).prompt();
+        (0..6).map(|index| model.tokenizer.encode(&prompt(index)).expect("tokens")).collect()
+    }
+
+    /// Texts of all attempts; after a step of the batch memory may have run out, and the batch is halved.
+    fn all(model: &LanguageModel, rows: usize, halved_after: &[usize]) -> BTreeMap<[usize; 2], String> {
+        let (terms, prompts) = (terms(Budget::Tokens(1e9)), prompts(model));
+        let mut done = vec![vec![]; prompts.len()];
+        let open = open(&done, terms.samples);
+        let mut contestant = Contestant::new(model, &prompts, &terms, [rows, 1], Spent::default(), open);
+        let mut texts = BTreeMap::new();
+        for step in 0.. {
+            contestant.turn(1e-9).expect("a step");
+            for ended in contestant.take() {
+                done[ended.problem].push(ended.attempt);
+                let known = texts.insert([ended.problem, ended.attempt], ended.completion.text);
+                assert!(known.is_none(), "an attempt was made twice");
+            }
+            if contestant.share() >= 1.0 {
+                break;
+            }
+            if halved_after.contains(&step) {
+                contestant.halve(&done);
+            }
+        }
+        assert!(!contestant.retired && contestant.is_done());
+        texts
+    }
+
+    #[test]
+    fn every_attempt_is_made_once_whatever_the_batch_and_when_memory_runs_out() {
+        let model = LanguageModel::bundled(&Device::flex()).expect("the teacher");
+        let expected = all(&model, 1, &[]);
+        assert_eq!(expected.len(), 6 * 3);
+        assert_eq!(all(&model, 7, &[]), expected);
+        assert_eq!(all(&model, 8, &[3, 40, 60]), expected);
+    }
+
+    #[test]
+    fn a_budget_is_spent_to_the_step_and_problems_are_treated_alike() {
+        let model = LanguageModel::bundled(&Device::flex()).expect("the teacher");
+        let (terms, prompts) = (terms(Budget::Tokens(250.0)), prompts(&model));
+        let open = open(&vec![vec![]; 6], 3);
+        let mut contestant = Contestant::new(&model, &prompts, &terms, [4, 1], Spent::default(), open);
+        contestant.turn(1e9).expect("the budget");
+        let tokens = contestant.spent.tokens;
+        assert!((250.0..254.0).contains(&tokens), "{tokens} tokens, a step has four");
+        assert!(contestant.share() >= 1.0 && !contestant.is_done());
+        let first = contestant.take().into_iter().filter(|ended| ended.problem == 0).count();
+        assert!(first <= 3);
+        contestant.rows = 1;
+        contestant.halve(&vec![vec![]; 6]);
+        assert!(contestant.retired && contestant.share() >= 1.0);
+    }
+}
