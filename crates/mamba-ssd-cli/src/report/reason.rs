@@ -14,9 +14,10 @@ use crate::table::Table;
 /// When a chart cannot be drawn.
 pub fn page(outcome: &Outcome) -> Result<String> {
     let facts = format!(
-        "{} problems · budget {} for each model · {} · mamba-ssd {}",
+        "{} problems · budget {} for each model · {} · {} · mamba-ssd {}",
         thousands(outcome.problems),
         outcome.budget,
+        outcome.terms,
         outcome.device,
         outcome.version
     );
@@ -73,7 +74,9 @@ fn crossings(outcome: &Outcome) -> Table {
             passing.model.clone(),
             passing.curve.clone(),
             second(crossing.at),
-            format!("{} to {}", second(crossing.low), second(crossing.high)),
+            crossing
+                .low
+                .map_or("-".into(), |_| format!("{} to {}", second(crossing.low), second(crossing.high))),
             percent(crossing.share),
         ]);
     }

@@ -253,7 +253,9 @@ impl<'a> Contestant<'a> {
         let state = self.model.model.init_state(1, &self.device);
         let prompt = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
         let (state_bytes, bytes_per_token) = (state.bytes(), state.bytes_per_token());
-        Memory { state_bytes, bytes_per_token, longest: prompt + self.terms.max_tokens }
+        let positions = self.model.model.max_positions().unwrap_or(usize::MAX);
+        let longest = (prompt + self.terms.max_tokens).min(positions);
+        Memory { state_bytes, bytes_per_token, longest }
     }
 
     /// After the device ran out of memory: half as many rows, and what was running is open again. With one row there is no half: it

@@ -36,9 +36,12 @@ use record::{Line, Record};
 
 /// Rows beyond which no batch is tried.
 const MOST_ROWS: usize = 4096;
+/// Seconds of computing after which attempts are written down, if a turn is longer.
+const WRITTEN_EVERY: f64 = 2.0;
 
 /// Answers problems with all models and writes what each came to.
 pub fn run(args: &ReasonArgs) -> Result<()> {
+    check(args)?;
     let problems = problems::read(args)?;
     let local = |model: &PathBuf| if is_bundled(model) { Ok(model.clone()) } else { hub::local(model) };
     let paths: Vec<PathBuf> = args.models.iter().map(local).collect::<Result<_>>()?;
@@ -85,8 +88,14 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
     let bar = bar();
     while contestants.iter().any(|contestant| contestant.share() < 1.0) && !interrupt.asked() {
         for (index, contestant) in contestants.iter_mut().enumerate() {
-            let turn = out_of_memory::fits(|| contestant.turn(args.turn));
-            lines.extend(add(&mut record, index, contestant.take(), &problems, terms.scores)?);
+            let mut left = args.turn;
+            let mut turn = Ok(Some(()));
+            while left > 0.0 && matches!(turn, Ok(Some(()))) && contestant.share() < 1.0 && !interrupt.asked()
+            {
+                turn = out_of_memory::fits(|| contestant.turn(left.min(WRITTEN_EVERY)));
+                left -= WRITTEN_EVERY;
+                lines.extend(add(&mut record, index, contestant.take(), &problems, terms.scores)?);
+            }
             if turn?.is_none() {
                 contestant.halve(&done(&lines, index, problems.len()));
                 let now = match contestant.retired {
@@ -126,7 +135,11 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
         spent: contestant.spent,
     });
     let budget = told(args);
-    let outcome = outcome(runs.collect(), &lines, problems.len(), budget, format!("{device:?}"));
+    let mut outcome = outcome(runs.collect(), &lines, problems.len(), budget, format!("{device:?}"));
+    outcome.terms = format!(
+        "{} attempts at most, {} tokens each, temperature {}, seed {}, {} weights",
+        args.samples, args.max_tokens, args.temperature, args.seed, args.weights
+    );
     outcome.write(&args.out)?;
     drop(folder);
     say(outcome.table());
@@ -140,8 +153,22 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
     Ok(())
 }
 
+/// What cannot be meant together.
+fn check(args: &ReasonArgs) -> Result<()> {
+    let of_file = args.problems.is_some();
+    ensure!(
+        !of_file || !(args.long || args.train_split),
+        "--long and --train-split are for --generated problems; leave them out for a file"
+    );
+    ensure!(of_file || args.limit.is_none(), "--limit is for a file of problems; give --generated fewer");
+    if args.temperature == 0.0 && args.samples > 1 {
+        note("at --temperature 0 all attempts at a problem are the same");
+    }
+    Ok(())
+}
+
 /// Whether the teacher inside this program is meant.
-fn is_bundled(model: &Path) -> bool {
+pub fn is_bundled(model: &Path) -> bool {
     model == Path::new("bundled") && !model.exists()
 }
 
@@ -269,7 +296,15 @@ fn names(models: &[LanguageModel]) -> Vec<String> {
     };
     let short: Vec<String> = models.iter().map(last).collect();
     let unique = short.iter().all(|name| short.iter().filter(|other| *other == name).count() == 1);
-    if unique { short } else { models.iter().map(|model| model.name.clone()).collect() }
+    let long = || models.iter().map(|model| model.name.clone()).collect();
+    let mut names: Vec<String> = if unique { short } else { long() };
+    for index in 0..names.len() {
+        let before = names[..index].iter().filter(|name| **name == models[index].name).count();
+        if before > 0 {
+            names[index] = format!("{} ({})", names[index], before + 1);
+        }
+    }
+    names
 }
 
 fn told(args: &ReasonArgs) -> String {
@@ -300,7 +335,7 @@ fn overrun(model: &ModelOutcome, contestant: &Contestant<'_>, budget: Budget) {
             model.name,
             100.0 * spent / most
         ));
-    } else if spent > most {
+    } else if spent > 1.01 * most {
         note(format_args!("{}: {:.3} {unit} over the budget, its last step", model.name, spent - most));
     }
 }

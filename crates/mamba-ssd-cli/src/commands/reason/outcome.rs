@@ -30,6 +30,8 @@ pub struct Outcome {
     pub problems: usize,
     /// The command's budget.
     pub budget: String,
+    /// What attempts have in common.
+    pub terms: String,
     /// The device.
     pub device: String,
     /// One for each model, the teacher first.
@@ -142,7 +144,15 @@ pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, 
         }
     });
     let models = models.collect();
-    Outcome { version: env!("CARGO_PKG_VERSION"), problems, budget, device, models, crossings }
+    Outcome {
+        version: env!("CARGO_PKG_VERSION"),
+        problems,
+        budget,
+        terms: String::new(),
+        device,
+        models,
+        crossings,
+    }
 }
 
 fn name(kind: Option<Rule>) -> &'static str {

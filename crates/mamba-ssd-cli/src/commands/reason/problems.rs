@@ -82,6 +82,9 @@ pub fn prompt(args: &ReasonArgs, problem: &Problem, path: &Path, model: &Languag
     if args.chat {
         return model.conversation(args.system.as_deref(), &problem.question);
     }
+    if super::is_bundled(path) && !args.raw {
+        return Ok(format!("Q: {}\nA:", problem.question.trim())); // as it was trained
+    }
     let format = path.join(PROMPT_FORMAT);
     Ok(match !args.raw && format.exists() {
         true => files::read(&format)?.replace(QUESTION, problem.question.trim()),
