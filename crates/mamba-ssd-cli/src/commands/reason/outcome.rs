@@ -242,3 +242,53 @@ impl Outcome {
         table
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(attempt: usize, answer: &str, seconds: f64) -> Line {
+        Line {
+            model: 0,
+            problem: 0,
+            attempt,
+            seconds,
+            tokens: 9,
+            finish: "eos".into(),
+            correct: answer != "7",
+            answer: Some(answer.into()),
+            reason: String::new(),
+            score: None,
+            text: String::new(),
+        }
+    }
+
+    #[test]
+    fn attempts_behind_one_that_did_not_end_count_over_seconds_alone() {
+        // Attempt 2 was still being written; the lines stand in the order in which they ended.
+        let lines = [line(3, "1/2", 1.0), line(0, "7", 2.0), line(1, "0.5", 3.0), line(4, "\\frac12", 4.0)];
+        let all = attempts(&lines, 0, 2);
+        let answers: Vec<_> = all[0].iter().map(|attempt| attempt.answer).collect();
+        assert_eq!(answers, [Some(0), Some(1), Some(1), Some(1)], "equal answers are one");
+        assert!(all[1].is_empty());
+        let first = without_gaps(&lines, 0, &all);
+        assert_eq!(first[0], all[0][..2]);
+
+        let memory = Memory { state_bytes: 1, bytes_per_token: 1, longest: 1 };
+        let spent = Spent { seconds: 4.0, tokens: 40.0 };
+        let run = || Run { name: "a, b".into(), rows: 2, trials: vec![], memory, spent };
+        let outcome = outcome(vec![run()], &lines, 1, "4s".into(), "flex".into());
+        let model = &outcome.models[0];
+        assert_eq!((model.attempts, model.fewest), (4, 2));
+        let places: Vec<f64> = model.over_attempts[0].points.iter().map(|point| point.at).collect();
+        assert_eq!(places, [1.0, 2.0]);
+        let majority = &model.over_seconds[1];
+        let at =
+            |seconds: f64| majority.points.iter().find(|point| point.at >= seconds).map(|point| point.mean);
+        let found = [at(0.5), at(1.0), at(2.0), at(4.0)];
+        assert_eq!(found, [0.0, 1.0, 1.0, 1.0].map(Some), "at 2 s a tie, which the first to end wins");
+        assert!(
+            outcome.csv().lines().skip(1).all(|row| row.starts_with("a_ b,") && row.split(',').count() == 7)
+        );
+    }
+}
