@@ -12,8 +12,8 @@ use mamba_ssd_tests::weights::RandomWeights;
 const D_MODEL: usize = 48;
 const MOST_ROWS: usize = 8;
 
-/// Ten times what rounding costs; burn multiplies batches in TF32 on CUDA, and single rows not: three times the 1.5e-2
-/// that were measured. A row that is read in another's place is off by about 1.
+/// Ten times what rounding costs; on CUDA three times the 1.5e-2 that were met, the size of TF32, which burn seems to take for
+/// products of batches and not of single rows. A row that is read in another's place is off by about 1.
 fn limit() -> f64 {
     if backend() == "cuda" { 5e-2 } else { 1e-5 }
 }
