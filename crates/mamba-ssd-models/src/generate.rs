@@ -97,13 +97,6 @@ pub struct ReadText {
     pub(crate) logits: Arc<[f32]>,
 }
 
-impl ReadText {
-    /// Bytes that it holds.
-    pub fn bytes(&self) -> usize {
-        self.state.bytes() + 4 * (self.logits.len() + self.tokens.len())
-    }
-}
-
 /// [`read_prompt`] from the beginning, with what is predicted behind the prompt.
 ///
 /// # Errors

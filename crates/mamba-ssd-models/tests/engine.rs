@@ -87,7 +87,8 @@ fn a_prompt_that_was_read_is_continued_as_one_that_was_not() {
         assert_eq!(engine.usage().prompt_tokens, 0, "nothing is read again");
 
         let text = read_text(&model, &[1, 2], 5).expect("read");
-        assert!(engine.submit_read(&text, Request::new(vec![1, 3])).is_err(), "another prompt");
+        let other = engine.submit_read(&text, Request::new(vec![1, 3]));
+        assert_eq!(other, Err(RequestError::Text { read: 2, prompt: 2 }));
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::WeightsArg;
-use super::values::{count, finite, not_negative, positive, scale};
+use super::sampling::TruncationArgs;
+use super::values::{count, finite, not_negative, positive};
 use crate::device::DeviceChoice;
 
 /// Continue prompts.
@@ -45,15 +46,9 @@ pub struct GenerateArgs {
     /// 0 takes the likeliest token; higher is more varied
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = not_negative)]
     pub temperature: f64,
-    /// Sample among this many of the likeliest tokens
-    #[arg(long, value_name = "K", value_parser = count)]
-    pub top_k: Option<usize>,
-    /// Sample among the likeliest tokens that hold this share of the probability
-    #[arg(long, value_name = "P", value_parser = scale)]
-    pub top_p: Option<f64>,
-    /// Sample among tokens at least this share as likely as the likeliest
-    #[arg(long, value_name = "P", value_parser = scale)]
-    pub min_p: Option<f64>,
+    /// Which tokens may be drawn
+    #[command(flatten)]
+    pub truncation: TruncationArgs,
     /// Make tokens of the text and its continuation less likely; 1 does nothing
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
     pub repetition_penalty: f64,

@@ -5,6 +5,7 @@ mod distill;
 mod generate;
 mod measure;
 mod reason;
+mod sampling;
 mod values;
 
 use std::fmt;

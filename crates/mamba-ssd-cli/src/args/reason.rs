@@ -6,7 +6,8 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::WeightsArg;
-use super::values::{count, not_negative, positive, scale};
+use super::sampling::TruncationArgs;
+use super::values::{count, not_negative, positive};
 use crate::device::DeviceChoice;
 
 /// Answer problems many times within a budget.
@@ -56,12 +57,9 @@ pub struct ReasonArgs {
     /// How varied attempts are
     #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = not_negative)]
     pub temperature: f64,
-    /// Sample among the likeliest tokens that hold this share of the probability
-    #[arg(long, value_name = "P", value_parser = scale)]
-    pub top_p: Option<f64>,
-    /// Sample among tokens at least this share as likely as the likeliest
-    #[arg(long, value_name = "P", value_parser = scale)]
-    pub min_p: Option<f64>,
+    /// Which tokens may be drawn
+    #[command(flatten)]
+    pub truncation: TruncationArgs,
     /// Seed of the sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

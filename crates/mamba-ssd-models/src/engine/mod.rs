@@ -196,12 +196,9 @@ impl<'a, M: Backbone> Engine<'a, M> {
     ///
     /// If the request cannot be served, or the text is not its prompt, or was read by another kind of model.
     pub fn submit_read(&mut self, text: &ReadText, request: Request) -> Result<usize, RequestError> {
-        let rows = text.state.batch();
-        if rows != 1
-            || text.tokens != request.prompt
-            || !text.state.is_like(&self.model.init_state(1, &self.device))
-        {
-            return Err(RequestError::State { rows });
+        let like = text.state.is_like(&self.model.init_state(1, &self.device));
+        if text.tokens != request.prompt || !like {
+            return Err(RequestError::Text { read: text.tokens.len(), prompt: request.prompt.len() });
         }
         check_prompt(&request.prompt, 0, self.model.vocab_size(), self.positions())?;
         let mut job = self.job(None, request);

@@ -100,6 +100,16 @@ pub enum RequestError {
         /// Rows that were found.
         rows: usize,
     },
+    /// A text that was read and is not the prompt, or was read by another kind of model.
+    #[error(
+        "a text of {read} tokens was read for a prompt of {prompt}, or by another model; read this prompt with this model"
+    )]
+    Text {
+        /// Tokens that were read.
+        read: usize,
+        /// Tokens of the prompt.
+        prompt: usize,
+    },
     /// Numbers that no token can be chosen with.
     #[error("{0}")]
     Sampling(String),

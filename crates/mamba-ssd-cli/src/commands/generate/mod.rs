@@ -187,12 +187,9 @@ fn options(args: &GenerateArgs) -> EngineOptions {
 fn request(args: &GenerateArgs, prompt: Vec<u32>, eos: &[u32]) -> Request {
     Request {
         sampling: Sampling {
-            temperature: args.temperature as f32,
-            top_k: args.top_k,
-            top_p: args.top_p.map(|p| p as f32),
-            min_p: args.min_p.map(|p| p as f32),
             repetition_penalty: args.repetition_penalty as f32,
             presence_penalty: args.presence_penalty as f32,
+            ..args.truncation.at(args.temperature)
         },
         max_new_tokens: args.max_tokens,
         eos: eos.to_vec(),

@@ -43,12 +43,7 @@ impl Terms {
     /// As the command line says.
     pub fn of(args: &ReasonArgs, problems: usize) -> Self {
         Self {
-            sampling: Sampling {
-                temperature: args.temperature as f32,
-                top_p: args.top_p.map(|p| p as f32),
-                min_p: args.min_p.map(|p| p as f32),
-                ..Sampling::default()
-            },
+            sampling: args.truncation.at(args.temperature),
             max_tokens: args.max_tokens,
             samples: args.samples,
             seed: args.seed,

@@ -281,7 +281,8 @@ fn settings(
     let problems: Vec<_> = problems.iter().map(|problem| json!([problem.question, problem.answer])).collect();
     let run = json!({
         "version": env!("CARGO_PKG_VERSION"), "models": models, "problems": problems, "max_tokens": args.max_tokens,
-        "temperature": args.temperature, "top_p": args.top_p, "min_p": args.min_p, "seed": args.seed, "stop": args.stop,
+        "temperature": args.temperature, "top_k": args.truncation.top_k, "top_p": args.truncation.top_p,
+        "min_p": args.truncation.min_p, "seed": args.seed, "stop": args.stop,
         "chat": args.chat, "system": args.system, "raw": args.raw, "score": args.score.map(|judge| format!("{judge:?}")),
         "weights": args.weights.to_string(), "device": args.device.to_string(),
     });

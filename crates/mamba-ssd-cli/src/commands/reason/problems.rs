@@ -55,6 +55,7 @@ fn of_json(line: &str) -> Result<Problem> {
     let Some(question) = QUESTIONS.into_iter().find_map(field) else {
         bail!("no text in \"question\", \"problem\" or \"prompt\"");
     };
+    ensure!(!question.trim().is_empty(), "the question is empty; leave the problem out");
     // An answer may be a whole solution, as in GSM8K; a solution has to mark its answer.
     let answer =
         field("answer").map(|answer| reference(&answer).unwrap_or_else(|| answer.trim().to_string()));
@@ -119,6 +120,7 @@ mod tests {
         for line in [
             r#"{"question": "Why?"}"#,
             r#"{"problem": "Show it.", "solution": "Clear."}"#,
+            r#"{"question": " ", "answer": "1"}"#,
             r#"{"question": "Why?", "answer": ""}"#,
             r#"{"answer": "1"}"#,
             "Why?",
