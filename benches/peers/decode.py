@@ -1,15 +1,28 @@
-"""One decoding step of the shapes of Llamba-1B and Llama-3.2-1B in PyTorch with Triton's state update, random weights in bf16: eagerly and
-as one CUDA graph. Medians of event-timed calls, beside the fewest bytes a step can move at the copy bandwidth measured first.
+"""One decoding step in PyTorch, random weights in bf16: eagerly and as one CUDA graph. Medians of event-timed calls, beside the fewest
+bytes a step can move at the copy bandwidth measured first.
 
-Needs what ssd.py needs."""
+    decode.py                       Llamba-1B with Triton's state update, and Llama-3.2-1B
+    decode.py llamba                Llamba-1B alone
+    decode.py llama 1b              a Transformer alone, with SDPA over a static cache: 1b, 3b, or reasoner, the teacher of docs/reasoning.md;
+                                    of batches that are not too large for the card
+
+Llamba needs what ssd.py needs."""
 import sys
 
 import torch
 import torch.nn.functional as F
-from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 from triton.testing import do_bench
 
-LAYERS, D, MLP, VOCABULARY, HEADS, KV_HEADS, P, N = 16, 2048, 8192, 128256, 32, 8, 64, 64
+SHAPES = {
+    "1b": (16, 2048, 8192, 128256, 32, 8, 64),
+    "3b": (28, 3072, 8192, 128256, 24, 8, 128),
+    "reasoner": (8, 384, 1024, 512, 12, 12, 32),
+}
+KIND, SHAPE = sys.argv[1:] + [None, "1b"][len(sys.argv) - 1 :]
+LAYERS, D, MLP, VOCABULARY, HEADS, KV_HEADS, P = SHAPES[SHAPE]
+N = 64
+if KIND != "llama":
+    from mamba_ssm.ops.triton.selective_state_update import selective_state_update
 torch.manual_seed(0)
 
 
@@ -64,7 +77,7 @@ class Llama:
     """Grouped-query attention over a cache of `context` tokens."""
 
     def __init__(self, batch, context):
-        self.weights = [weight((HEADS + 2 * KV_HEADS) * P, D), weight(D, D)]
+        self.weights = [weight((HEADS + 2 * KV_HEADS) * P, D), weight(D, HEADS * P)]
         self.states = [zeros(batch, KV_HEADS, context, P), zeros(batch, KV_HEADS, context, P)]
 
     def step(self, u):
@@ -73,7 +86,7 @@ class Llama:
         q, k, v = torch.split(F.linear(u, into), [HEADS * P, KV_HEADS * P, KV_HEADS * P], -1)
         keys[:, :, -1], values[:, :, -1] = k.view(b, KV_HEADS, P), v.view(b, KV_HEADS, P)
         q = q.view(b, KV_HEADS, HEADS // KV_HEADS, P)  # the queries of a group share their key head
-        return F.linear(F.scaled_dot_product_attention(q, keys, values).reshape(b, D), out)
+        return F.linear(F.scaled_dot_product_attention(q, keys, values).reshape(b, HEADS * P), out)
 
     def bytes(self):
         return sum(state.numel() * state.element_size() for state in self.states)
@@ -114,10 +127,17 @@ target = torch.empty_like(source)
 bandwidth = 4 * source.numel() / median(lambda: target.copy_(source)) * 1e3
 del source, target
 print(f"copy {bandwidth / 1e12:.2f} TB/s\n\n| | batch | context | graph ms | eager ms | floor ms |\n|---|---:|---:|---:|---:|---:|")
-cases = [(Llamba, batch, 0) for batch in (1, 16, 64, 256, 512)] + [
-    (Llama, batch, context) for batch, context in [(1, 2048), (16, 2048), (64, 2048), (256, 2048), (1, 8192), (16, 8192), (64, 8192)]
-]
-for mixer, batch, context in cases if len(sys.argv) < 2 else cases[:5]:
-    graph, eager, floor = measure(mixer, batch, context, bandwidth)
-    print(f"| {mixer.__name__} | {batch} | {context} | {graph:.2f} | {eager:.2f} | {floor:.2f} |", flush=True)
+if KIND == "llama":
+    cases = [(Llama, batch, context) for context in (256, 1024, 4096) for batch in (1, 16, 64, 256, 1024, 4096)]
+else:
+    cases = [(Llamba, batch, 0) for batch in (1, 16, 64, 256, 512)]
+if KIND is None:
+    contexts = [(1, 2048), (16, 2048), (64, 2048), (256, 2048), (1, 8192), (16, 8192), (64, 8192)]
+    cases += [(Llama, batch, context) for batch, context in contexts]
+for mixer, batch, context in cases:
+    try:
+        graph, eager, floor = measure(mixer, batch, context, bandwidth)
+        print(f"| {mixer.__name__} | {batch} | {context} | {graph:.2f} | {eager:.2f} | {floor:.2f} |", flush=True)
+    except torch.OutOfMemoryError:
+        print(f"| {mixer.__name__} | {batch} | {context} | out of memory | | |", flush=True)
     torch.cuda.empty_cache()

@@ -27,6 +27,15 @@ pub struct Args {
     /// Problems of four to eight steps, not of two to four: a teacher for `mamba-ssd reason --long`.
     #[arg(long)]
     pub long: bool,
+    /// Worked problems to mix in, JSON lines of "question" and "answer" as GSM8K has them.
+    #[arg(long, value_name = "FILE", requires = "share")]
+    pub worked: Option<PathBuf>,
+    /// Their share of all problems.
+    #[arg(long, value_parser = share)]
+    pub share: Option<f64>,
+    /// Ends when an examination on the way finds that this share of the problems is solved.
+    #[arg(long, value_parser = share)]
+    pub until: Option<f64>,
     /// Seed of problems and weights.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -64,7 +73,7 @@ pub struct Args {
     pub decay: f64,
     /// Weight decay of matrices.
     #[arg(long, default_value_t = 0.1)]
-    pub weight_decay: f32,
+    pub weight_decay: f64,
     /// Largest norm of the gradient of all parameters together.
     #[arg(long, default_value_t = 1.0)]
     pub clip: f64,
@@ -81,6 +90,14 @@ pub struct Args {
     /// Held-out problems of the last examination.
     #[arg(long, default_value_t = 1024)]
     pub final_problems: usize,
+}
+
+/// A number between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
 }
 
 /// A problem of a seed, split and index.

@@ -5,8 +5,9 @@
 //! cargo run --release -p mamba-ssd-examples --features cuda --example pretrain -- --out DIR --device cuda --minutes 8
 //! ```
 //!
-//! Next-token prediction on problems that are generated while training goes on, each seen once. The
-//! folder written holds `config.json`, `model.safetensors` in bf16, `tokenizer.json`, and
+//! Next-token prediction on problems that are generated while training goes on, each seen once; with `--worked` on those of a file
+//! between them. On GPUs in bf16, with f32 masters. The
+//! folder written holds `config.json`, `model.safetensors` in bf16, `tokenizer.json`, `prompt.txt`, and
 //! `training.json` with the arguments and the figures of the saved weights.
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -18,8 +19,7 @@ mod progress;
 
 use anyhow::{Context, Result};
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 use clap::Parser;
 use mamba_ssd::rope::RotaryConfig;
 use mamba_ssd::{AttentionConfig, Backbone};
@@ -30,11 +30,18 @@ use serde_json::json;
 
 use args::Args;
 use exam::Exam;
+use optimizer::Optimizer;
 use progress::Progress;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let device = mamba_ssd_examples::device(&args.device)?.autodiff();
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    mamba_ssd::keep_kernels();
+    let mut device = mamba_ssd_examples::device(&args.device)?;
+    if !mamba_ssd::computes_on_host(&device) && device.supports_dtype(DType::BF16) {
+        device.configure(FloatDType::BF16).context("the device's default dtype")?;
+    }
+    let device = device.autodiff();
     device.seed(args.seed);
     let tokenizer_json = std::fs::read(&args.tokenizer)
         .with_context(|| format!("cannot read {}", args.tokenizer.display()))?;
@@ -68,16 +75,14 @@ fn train(
     tokenizer_json: &[u8],
 ) -> Result<Llama> {
     let device = model.devices().remove(0);
-    let mut optimizer = optimizer::adamw(args.weight_decay);
-    for (block, dataset) in
-        problems::stream(tokenizer_json, args.draw(), args.seed, exam.eos)?.into_iter().enumerate()
-    {
+    let mut optimizer = Optimizer::default();
+    for (block, dataset) in problems::stream(tokenizer_json, args, exam.eos)?.into_iter().enumerate() {
         let dataset = dataset?;
         let mut loader = Loader::new(&dataset, args.seq_len, block as u64, Cursor::default());
         for _ in 0..loader.rows_per_epoch() / args.rows {
             let batch = loader.next_batch(args.rows, &device);
             let lr = progress.learning_rate(args);
-            let (next, loss) = step(model, &mut optimizer, &batch, lr, args.clip);
+            let (next, loss) = step(model, &mut optimizer, &batch, lr, args);
             model = next;
             progress.advance(args, loss, lr)?;
             if progress.is_complete() {
@@ -86,7 +91,11 @@ fn train(
             if progress.step.is_multiple_of(args.eval_every) {
                 save(&model, args, tokenizer_json)?;
                 let copy = model.valid().to_device(&mamba_ssd_examples::decoding_device(&device));
-                progress.print(&exam.sit(&copy, args.eval_problems)?);
+                let result = exam.sit(&copy, args.eval_problems)?;
+                progress.print(&result);
+                if args.until.is_some_and(|enough| result.accuracy >= enough) {
+                    return Ok(model);
+                }
             }
         }
     }
@@ -94,46 +103,19 @@ fn train(
 }
 
 /// One step of AdamW down the gradient of the mean loss.
-fn step(
-    model: Llama,
-    optimizer: &mut ModuleOptimizer,
-    batch: &Batch,
-    lr: f64,
-    clip: f64,
-) -> (Llama, Tensor<1>) {
-    let loss = cross_entropy_hard(
-        logits(&model, batch),
-        batch.targets.clone(),
-        batch.mask.as_ref(),
-        Reduction::TokenMean,
-    );
-    let gradients = GradientsParams::from_grads(loss.backward(), &model);
-    let gradients = optimizer::clip_global_norm(gradients, &model, clip);
-    (optimizer.step(lr, model, gradients), loss.detach())
-}
-
-/// [`Backbone::forward`] with the embedding as a product with one-hot rows. The gradient of a look-up
-/// adds row after row; that of a product is a product, which a GPU does at once.
-fn logits(model: &Llama, batch: &Batch) -> Tensor<3> {
-    let one_hot = one_hot(batch.tokens.clone(), model.vocab_size());
-    let embedded = one_hot.matmul(model.embedding.weight.val().unsqueeze::<3>());
-    let layers = 0..model.n_layers();
-    let hidden = layers.fold(embedded, |hidden, layer| model.layer(layer, hidden, batch.segments.as_ref()));
-    model.head(hidden)
-}
-
-/// `[b t]` to `[b t v]`.
-fn one_hot(tokens: Tensor<2, Int>, vocab: usize) -> Tensor<3> {
-    let [b, t] = tokens.dims();
-    let entries = Tensor::<1, Int>::arange(0..vocab as i64, &tokens.device()).unsqueeze::<3>();
-    let shape = [b, t, vocab];
-    tokens.unsqueeze_dim::<3>(2).expand(shape).equal(entries.expand(shape)).float()
+fn step(model: Llama, optimizer: &mut Optimizer, batch: &Batch, lr: f64, args: &Args) -> (Llama, Tensor<1>) {
+    let logits = model.forward(batch.tokens.clone(), batch.segments.as_ref());
+    let loss = cross_entropy_hard(logits, batch.targets.clone(), batch.mask.as_ref(), Reduction::TokenMean);
+    let gradients = loss.backward();
+    (optimizer.step(model, gradients, lr, args.weight_decay, args.clip), loss.detach())
 }
 
 fn save(model: &Llama, args: &Args, tokenizer_json: &[u8]) -> Result<()> {
     let options =
         SaveOptions { tokenizer_json: Some(tokenizer_json), dtype: Some(DType::BF16), ..Default::default() };
-    Ok(Model::Llama(model.valid()).save_with(&args.out, &options)?)
+    Model::Llama(model.valid()).save_with(&args.out, &options)?;
+    let path = args.out.join("prompt.txt"); // in which form a question is asked
+    std::fs::write(&path, "Q: {}\nA:").with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Examines the weights as they were saved, and writes the figures beside them.

@@ -1,54 +1,76 @@
-//! AdamW, and clipping by the norm of all gradients together. Nothing here waits for the device.
+//! AdamW on f32 masters of parameters in half precision, with the gradient clipped by the norm of all of it. Nothing here waits for the
+//! device.
 
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use std::collections::BTreeMap;
 
-/// AdamW (0.9, 0.95); weight decay on everything but the norms.
-pub fn adamw(weight_decay: f32) -> ModuleOptimizer {
-    let config = AdamWConfig::new().with_beta_2(0.95).with_epsilon(1e-8);
-    let norms = config.clone().with_weight_decay(0.0).build();
-    config.with_weight_decay(weight_decay).init().with_group(ParamGroup::from_predicate("norm"), norms, None)
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Gradients, Tensor};
+use mamba_ssd::optimize::{AdamWRates, AdamWState, Squares, adamw};
+
+const BETAS: [f64; 2] = [0.9, 0.95];
+
+/// AdamW and its state, by parameter.
+#[derive(Default)]
+pub struct Optimizer {
+    steps: i32,
+    states: BTreeMap<u64, AdamWState>,
 }
 
-/// Scales all gradients by one factor, so that their global norm is at most `limit`.
-pub fn clip_global_norm<M: Module>(gradients: GradientsParams, module: &M, limit: f64) -> GradientsParams {
-    let mut norm = SquaredNorm { gradients: &gradients, sum: None };
-    module.visit(&mut norm);
-    let Some(squared) = norm.sum else { return gradients };
-    let factor = (squared.sqrt().add_scalar(1e-6).recip() * limit).clamp_max(1.0);
-    let mut scale = Scale { gradients, factor };
-    module.visit(&mut scale);
-    scale.gradients
+impl Optimizer {
+    /// A step; matrices decay, norms do not.
+    pub fn step<M: Module>(&mut self, module: M, gradients: Gradients, lr: f64, decay: f64, clip: f64) -> M {
+        self.steps += 1;
+        let mut taken = Take { gradients, taken: BTreeMap::new() };
+        module.visit(&mut taken);
+        let scale = Squares::of(taken.taken.values()).clip(clip);
+        let rates = AdamWRates {
+            betas: BETAS,
+            epsilon: 1e-8,
+            rate: lr / (1.0 - BETAS[0].powi(self.steps)),
+            correction: 1.0 - BETAS[1].powi(self.steps),
+            decay: 0.0,
+        };
+        module.map(&mut Step { optimizer: self, gradients: taken.taken, scale, rates, decay: lr * decay })
+    }
 }
 
-struct SquaredNorm<'a> {
-    gradients: &'a GradientsParams,
-    sum: Option<Tensor<1>>,
+/// Moves the gradients out, flat.
+struct Take {
+    gradients: Gradients,
+    taken: BTreeMap<u64, Tensor<1>>,
 }
 
-impl ModuleVisitor for SquaredNorm<'_> {
+impl ModuleVisitor for Take {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let square = gradient.square().sum();
-            self.sum = Some(match self.sum.take() {
-                Some(sum) => sum + square,
-                None => square,
-            });
+        let value = param.val();
+        if let Some(gradient) = value.grad_remove(&mut self.gradients) {
+            let count = value.shape().num_elements();
+            self.taken.insert(param.id.val(), gradient.reshape([count]));
         }
     }
 }
 
-struct Scale {
-    gradients: GradientsParams,
-    factor: Tensor<1>,
+struct Step<'a> {
+    optimizer: &'a mut Optimizer,
+    gradients: BTreeMap<u64, Tensor<1>>,
+    scale: Tensor<1>,
+    rates: AdamWRates,
+    /// Of matrices.
+    decay: f64,
 }
 
-impl ModuleVisitor for Scale {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let scaled = gradient * self.factor.clone().unsqueeze();
-            self.gradients.register(param.id, scaled);
-        }
+impl ModuleMapper for Step<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(gradient) = self.gradients.remove(&param.id.val()) else { return param };
+        let (id, states) = (param.id.val(), &mut self.optimizer.states);
+        let rates = AdamWRates { decay: if D >= 2 { self.decay } else { 0.0 }, ..self.rates };
+        param.map(|value| {
+            let (shape, recorded) = (value.shape(), value.is_require_grad());
+            let flat = value.inner().reshape([shape.num_elements()]);
+            let state = states.remove(&id).unwrap_or_else(|| AdamWState::new(&flat));
+            let (flat, state) = adamw(flat, gradient, &self.scale, state, &rates);
+            states.insert(id, state);
+            Tensor::from_inner(flat.reshape(shape)).set_require_grad(recorded)
+        })
     }
 }

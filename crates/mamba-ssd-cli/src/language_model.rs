@@ -5,17 +5,23 @@ use std::path::Path;
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{DType, Device};
 use mamba_ssd::Backbone;
+use mamba_ssd_eval::problems::{Problem, Split, problem};
 use mamba_ssd_models::{ChatTemplate, Checkpoint, Message, Model, ModelError, Tokenizer};
 
 use crate::args::Held;
-use crate::bundled;
+use crate::{bundled, files};
 
 /// A file beside a model that was trained on questions of one form: that form, with [`QUESTION`] in it.
 pub const PROMPT_FORMAT: &str = "prompt.txt";
 /// Stands for the question in a [`PROMPT_FORMAT`].
-pub const QUESTION: &str = "{}";
+const QUESTION: &str = "{}";
 /// transformers' name for the file of a chat template.
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// The form of the generator's problems.
+pub fn format_of_problems() -> String {
+    Problem { question: QUESTION.into(), ..problem(0, Split::Train, 0) }.prompt()
+}
 
 /// A model that reads and writes text.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub struct LanguageModel {
     pub tokenizer_json: Vec<u8>,
     /// The template of conversations, for copying.
     pub chat_template: Option<String>,
+    /// The form in which a question is put, of a [`PROMPT_FORMAT`].
+    pub prompt_format: Option<String>,
     /// The tokens any of which ends a text.
     pub eos: Vec<u32>,
     /// What to call it.
@@ -56,8 +64,11 @@ impl LanguageModel {
         let tokenizer = checkpoint.tokenizer()?;
         let tokenizer_json = checkpoint.tokenizer_json().unwrap_or_default().to_vec();
         let chat_template = checkpoint.chat_template().map(str::to_string);
+        let format = path.join(PROMPT_FORMAT);
+        let prompt_format = format.exists().then(|| files::read(&format)).transpose()?;
         let model = load(&checkpoint)?;
-        Self::new(model, tokenizer, tokenizer_json, chat_template, path.display().to_string())
+        let read = Self::new(model, tokenizer, tokenizer_json, path.display().to_string())?;
+        Ok(Self { chat_template, prompt_format, ..read })
     }
 
     /// The teacher inside this program.
@@ -67,16 +78,11 @@ impl LanguageModel {
     pub fn bundled(device: &Device) -> Result<Self> {
         let model = Model::from_bytes(bundled::CONFIG, bundled::WEIGHTS, device)?;
         let tokenizer = Tokenizer::from_bytes(bundled::TOKENIZER)?;
-        Self::new(model, tokenizer, bundled::TOKENIZER.to_vec(), None, "bundled".into())
+        let bundled = Self::new(model, tokenizer, bundled::TOKENIZER.to_vec(), "bundled".into())?;
+        Ok(Self { prompt_format: Some(format_of_problems()), ..bundled })
     }
 
-    fn new(
-        model: Model,
-        tokenizer: Tokenizer,
-        tokenizer_json: Vec<u8>,
-        chat_template: Option<String>,
-        name: String,
-    ) -> Result<Self> {
+    fn new(model: Model, tokenizer: Tokenizer, tokenizer_json: Vec<u8>, name: String) -> Result<Self> {
         let (last, rows) = (tokenizer.largest_id().unwrap_or(0), model.vocab_size());
         ensure!(
             (last as usize) < rows,
@@ -87,7 +93,12 @@ impl LanguageModel {
             eos = tokenizer.eos_ids();
         }
         ensure!(!eos.is_empty(), "{name}: no token ends a text; set eos_token_id in config.json");
-        Ok(Self { model, tokenizer, tokenizer_json, chat_template, eos, name })
+        Ok(Self { model, tokenizer, tokenizer_json, chat_template: None, prompt_format: None, eos, name })
+    }
+
+    /// A question in the form that the model was trained on, if there is one.
+    pub fn formed(&self, question: &str) -> Option<String> {
+        Some(self.prompt_format.as_ref()?.replace(QUESTION, question.trim()))
     }
 
     /// The text of a conversation that the model is to answer.

@@ -92,10 +92,10 @@ impl State {
         self.select(&rows)
     }
 
-    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs, on GPUs when they
+    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs when they
     /// are a quarter of all.
     ///
-    /// On GPUs a state that nothing else holds stays where it is if every row that changes its place comes from behind those
+    /// A state that nothing else holds stays where it is if every row that changes its place comes from behind those
     /// that are kept, as `[0, 3, 2]` of four do, and at least half are kept: nothing but that row is copied.
     ///
     /// # Panics

@@ -8,7 +8,7 @@
 mod attention;
 mod autodiff;
 mod autodiff_layers;
-#[cfg(feature = "cube")]
+#[cfg(any(feature = "flex", feature = "cube"))]
 mod batch;
 #[cfg(feature = "cube")]
 mod batched;
@@ -59,7 +59,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 pub(crate) use attention::native_attention;
-#[cfg(feature = "cube")]
+#[cfg(any(feature = "flex", feature = "cube"))]
 pub(crate) use batch::{Moves, append_cached_rows, append_columns, append_rows, buffers_have_room};
 #[cfg(feature = "cube")]
 pub(crate) use batched::native_batched;
@@ -83,8 +83,8 @@ pub(crate) use rows::{GroupNorm, native_causal_softmax, native_gated_norm, nativ
 pub(crate) use step::{ConvStep, StateStep, StepForm, TokenStep};
 #[cfg(feature = "flex")]
 pub(crate) use token::{
-    append, attend_by_rows, into_int8, is_int8, is_stored, product_by_rows, rows_are_independent,
-    rows_of_int8, silu, widened,
+    attend_by_rows, into_int8, is_int8, is_stored, product_by_rows, rows_are_independent, rows_of_int8, silu,
+    widened,
 };
 
 #[cfg(feature = "cube")]

@@ -64,12 +64,13 @@ impl KvCache {
         if self.columns() == 0 {
             return Self { k, v, ..self };
         }
-        #[cfg(feature = "cube")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         if crate::kernels::buffers_have_room(&self.k.device()) {
             let [k, v] = crate::kernels::append_columns([self.k, self.v], [k, v]);
             return Self { k, v, ..self };
         }
-        Self { k: append(self.k, k), v: append(self.v, v), ..self }
+        let [k, v] = [(self.k, k), (self.v, v)].map(|(cached, more)| Tensor::cat(vec![cached, more], 2));
+        Self { k, v, ..self }
     }
 
     /// The cache in another dtype, if it has no tokens yet.
@@ -100,7 +101,7 @@ impl KvCache {
     /// All rows of all caches.
     pub(crate) fn concat(caches: Vec<Self>) -> Self {
         let columns = caches.iter().map(Self::columns).max().unwrap_or(0);
-        #[cfg(feature = "cube")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         if caches.iter().all(|cache| cache.columns() > 0)
             && caches[0].columns() == columns
             && crate::kernels::buffers_have_room(&caches[0].k.device())
@@ -114,7 +115,7 @@ impl KvCache {
     }
 
     /// The cache with further rows, of at most as many columns, in the room of its buffer if it has some.
-    #[cfg(feature = "cube")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     fn followed_by(self, more: Self) -> Self {
         let front = self.columns() - more.columns();
         let [k, v] = crate::kernels::append_cached_rows([self.k, self.v], [more.k, more.v]);
@@ -146,12 +147,10 @@ impl KvCache {
         Self { k, v, padding: self.padding.into_iter().map(|padding| padding + more).collect() }
     }
 
-    /// The cache without columns that no row needs. Where that is a copy, not before they are a quarter of all.
+    /// The cache without columns that no row needs, once they are a quarter of all: that is a copy, or the next token makes one.
     fn trimmed(self) -> Self {
         let spare = self.padding.iter().copied().min().unwrap_or(0);
-        let least =
-            if crate::computes_on_host(&self.k.device()) { 1 } else { self.columns().div_ceil(4).max(1) };
-        if spare < least {
+        if spare < self.columns().div_ceil(4).max(1) {
             return self;
         }
         let kept = self.columns() - spare;
@@ -164,15 +163,6 @@ impl KvCache {
         let [k, v] = [self.k, self.v].map(|cached| cached.narrow(2, first, columns));
         Self { k, v, padding: self.padding }
     }
-}
-
-/// Columns behind columns, in the same buffer where it can be.
-fn append(cached: Tensor<4>, more: Tensor<4>) -> Tensor<4> {
-    #[cfg(feature = "flex")]
-    if crate::kernels::rows_are_independent(&cached.device(), cached.dtype()) {
-        return crate::kernels::append(cached, more);
-    }
-    Tensor::cat(vec![cached, more], 2)
 }
 
 #[cfg(all(test, feature = "flex"))]

@@ -117,7 +117,7 @@ impl MixerState {
         self.measured().batch
     }
 
-    /// Bytes held for the whole batch. Buffers may have room for more: those of caches for half as many columns again, and on GPUs
+    /// Bytes held for the whole batch. Buffers may have room for more: those of caches for half as many columns again, and
     /// those of all parts for the rows that left, or a quarter more.
     pub fn bytes(&self) -> usize {
         self.measured().bytes
@@ -174,7 +174,7 @@ pub(crate) struct Rows {
     pub chosen: Vec<usize>,
     index: Tensor<1, Int>,
     /// Where that is enough: what changes its place in the same buffers.
-    #[cfg(feature = "cube")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     moves: Option<crate::kernels::Moves>,
 }
 
@@ -183,21 +183,21 @@ impl Rows {
     pub fn new(chosen: &[usize], batch: usize, device: &Device) -> Self {
         let index: Vec<i64> = chosen.iter().map(|&row| row as i64).collect();
         let index = Tensor::from_data(TensorData::new(index, [chosen.len()]), device);
-        #[cfg(feature = "cube")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         let moves = crate::kernels::Moves::of(chosen, batch, device);
-        #[cfg(not(feature = "cube"))]
+        #[cfg(not(any(feature = "flex", feature = "cube")))]
         let _ = batch;
         Self {
             chosen: chosen.to_vec(),
             index,
-            #[cfg(feature = "cube")]
+            #[cfg(any(feature = "flex", feature = "cube"))]
             moves,
         }
     }
 
     /// These rows of the first axis.
     pub fn select<const D: usize>(&self, tensor: Tensor<D>) -> Tensor<D> {
-        #[cfg(feature = "cube")]
+        #[cfg(any(feature = "flex", feature = "cube"))]
         if let Some(moves) = &self.moves {
             return moves.apply(tensor);
         }
@@ -252,7 +252,7 @@ impl Append {
 
 /// All rows, where it can be in the room behind the first ones.
 fn joined(rows: Vec<Tensor<2>>) -> Tensor<2> {
-    #[cfg(feature = "cube")]
+    #[cfg(any(feature = "flex", feature = "cube"))]
     if crate::kernels::buffers_have_room(&rows[0].device()) {
         return rows.into_iter().reduce(crate::kernels::append_rows).expect("at least one state");
     }

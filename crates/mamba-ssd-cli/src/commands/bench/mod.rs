@@ -17,7 +17,7 @@ use crate::args::{BenchArgs, Held};
 use crate::console::{say, thousands};
 use crate::device::DeviceChoice;
 use crate::table::Table;
-use crate::{hub, memory};
+use crate::{hub, memory, out_of_memory};
 use machine::Machine;
 use times::{Times, wait};
 
@@ -36,7 +36,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut decode = Vec::new();
     for &context in &args.context {
         for &batch in &args.batch {
-            decode.push(bench.decode(batch, context)?);
+            decode.push(([batch, context], out_of_memory::fits(|| bench.decode(batch, context))?));
         }
     }
     bench.bar.finish_and_clear();
@@ -186,6 +186,12 @@ struct Row {
     state_bytes: usize,
 }
 
+/// Rows and context, and what was measured if the device has memory for them.
+type Tried = ([usize; 2], Option<Row>);
+
+/// Instead of what bounds a row's speed.
+const TOO_LARGE: &str = "out of memory";
+
 struct Bench<'a> {
     args: &'a BenchArgs,
     device: Device,
@@ -273,7 +279,7 @@ impl Bench<'_> {
         Ok(Row { what: [batch, context], times, tokens: batch * self.args.decode, floor, bound, state_bytes })
     }
 
-    fn print(&self, prefill: &[Row], decode: &[Row], load: Option<f64>) {
+    fn print(&self, prefill: &[Row], decode: &[Tried], load: Option<f64>) {
         let Self { args, costs, machine, .. } = self;
         say(format_args!(
             "{}: {} parameters, {} MB of weights a token in {}; {}",
@@ -312,35 +318,44 @@ impl Bench<'_> {
             "state MB",
         ];
         let mut table = Table::new(head);
-        for row in decode {
+        for (what, row) in decode {
+            let [batch, context] = what.map(|number| number.to_string());
+            let Some(row) = row else {
+                let mut cells = vec!["-".to_string(); head.len()];
+                (cells[0], cells[1], cells[7]) = (batch, context, TOO_LARGE.into());
+                table.row(cells);
+                continue;
+            };
             let [median, least, most] = row.times.rates(row.tokens).map(rate);
             let step = |seconds: f64| format!("{:.2}", 1e3 * seconds / args.decode as f64);
             let state = format!("{:.1}", row.state_bytes as f64 / 1e6);
-            let [batch, context] = row.what.map(|number| number.to_string());
             let (now, floor) = (step(row.times.median), step(row.floor));
             table.row([batch, context, median, least, most, now, floor, row.bound.into(), ratio(row), state]);
         }
         say(&table);
     }
 
-    fn json(&self, prefill: &[Row], decode: &[Row], load: Option<f64>) -> impl Display {
-        let rows = |rows: &[Row], steps: usize| -> Vec<serde_json::Value> {
-            let row = |row: &Row| {
-                let [median, least, most] = row.times.rates(row.tokens);
-                json!({
-                    "rows": row.what[0], "tokens": row.what[1], "tokens_per_second": median,
-                    "slowest": least, "fastest": most, "seconds": row.times.median / steps as f64,
-                    "floor_seconds": row.floor / steps as f64, "bound": row.bound, "state_bytes": row.state_bytes,
-                })
-            };
-            rows.iter().map(row).collect()
+    fn json(&self, prefill: &[Row], decode: &[Tried], load: Option<f64>) -> impl Display {
+        let of_row = |row: &Row, steps: usize| {
+            let [median, least, most] = row.times.rates(row.tokens);
+            json!({
+                "rows": row.what[0], "tokens": row.what[1], "tokens_per_second": median,
+                "slowest": least, "fastest": most, "seconds": row.times.median / steps as f64,
+                "floor_seconds": row.floor / steps as f64, "bound": row.bound, "state_bytes": row.state_bytes,
+            })
         };
+        let prefill: Vec<_> = prefill.iter().map(|row| of_row(row, 1)).collect();
+        let decode = decode.iter().map(|([rows, tokens], row)| match row {
+            Some(row) => of_row(row, self.args.decode),
+            None => json!({ "rows": rows, "tokens": tokens, "bound": TOO_LARGE }),
+        });
+        let decode: Vec<_> = decode.collect();
         json!({
             "model": self.args.model, "weights": self.args.weights.to_string(), "device": self.args.device.to_string(),
             "parameters": self.costs.parameters, "weight_bytes": self.costs.bytes, "machine": self.machine.name,
             "threads": rayon::current_num_threads(), "load": load, "runs": self.args.runs,
             "bytes_per_second": self.machine.bandwidth, "flops_per_second": self.machine.flops,
-            "prefill": rows(prefill, 1), "decode": rows(decode, self.args.decode)
+            "prefill": prefill, "decode": decode
         })
     }
 }

@@ -14,7 +14,7 @@ use super::folder::{Examination, RECIPE};
 use super::{Session, ablation, describe, pictures};
 use crate::console::say;
 use crate::files;
-use crate::language_model::{PROMPT_FORMAT, QUESTION};
+use crate::language_model::{PROMPT_FORMAT, format_of_problems};
 use crate::report::{Report, ablation_table, stage_table};
 use crate::summary::{Sample, StageSummary, Summary};
 
@@ -36,8 +36,9 @@ pub fn save_student(session: &Session, student: &Model) -> Result<()> {
         }
     }
     student.valid().save(&temporary, Some(&session.teacher.tokenizer_json))?;
-    if let Some(problem) = session.corpus.problems.first() {
-        files::write(&temporary.join(PROMPT_FORMAT), problem.prompt().replace(&problem.question, QUESTION))?;
+    let of_problems = || session.corpus.problems.first().map(|_| format_of_problems());
+    if let Some(format) = session.teacher.prompt_format.clone().or_else(of_problems) {
+        files::write(&temporary.join(PROMPT_FORMAT), format)?;
     }
     fs::rename(&temporary, &path).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -31,7 +31,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     let load = |path| LanguageModel::load_held(path, &device, held);
     let loaded = load(&path)?;
     let prompts: Vec<Result<Vec<u32>>> =
-        texts.iter().map(|text| prompts::tokens(args, text, &path, &loaded)).collect();
+        texts.iter().map(|text| prompts::tokens(args, text, &loaded)).collect();
     let state = args.state.as_ref().map(|path| one_row(path, &loaded)).transpose()?;
     if let Some(path) = &args.save_state {
         return save_state(args, path, &loaded, state, prompts);

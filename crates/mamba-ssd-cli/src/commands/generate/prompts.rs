@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::args::GenerateArgs;
 use crate::files;
-use crate::language_model::{LanguageModel, PROMPT_FORMAT, QUESTION};
+use crate::language_model::LanguageModel;
 
 /// The field of a line of JSON that holds the prompt.
 const FIELD: &str = "prompt";
@@ -46,7 +46,7 @@ fn of_json(line: &str) -> Result<String> {
 }
 
 /// The tokens of a prompt. A chat template writes the tokens that begin a text itself.
-pub fn tokens(args: &GenerateArgs, prompt: &str, path: &Path, model: &LanguageModel) -> Result<Vec<u32>> {
+pub fn tokens(args: &GenerateArgs, prompt: &str, model: &LanguageModel) -> Result<Vec<u32>> {
     ensure!(!prompt.is_empty(), "the prompt is empty; give it a text to continue");
     if args.chat {
         let text = model.conversation(args.system.as_deref(), prompt)?;
@@ -55,14 +55,6 @@ pub fn tokens(args: &GenerateArgs, prompt: &str, path: &Path, model: &LanguageMo
     if args.state.is_some() {
         return Ok(model.tokenizer.encode(prompt)?); // in the middle of a text
     }
-    Ok(model.tokenizer.encode_with_special(&formed(args, prompt, path)?)?)
-}
-
-/// The prompt in the form that the model was trained on, if its folder gives one.
-fn formed(args: &GenerateArgs, prompt: &str, path: &Path) -> Result<String> {
-    let format = path.join(PROMPT_FORMAT);
-    if args.raw || !format.exists() {
-        return Ok(prompt.to_string());
-    }
-    Ok(files::read(&format)?.replace(QUESTION, prompt.trim()))
+    let formed = if args.raw { None } else { model.formed(prompt) };
+    Ok(model.tokenizer.encode_with_special(formed.as_deref().unwrap_or(prompt))?)
 }

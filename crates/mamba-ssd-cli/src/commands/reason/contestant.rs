@@ -206,7 +206,8 @@ impl<'a> Contestant<'a> {
             let Some(problem) = open.min_by_key(fewest) else { return Ok(()) };
             let first = self.open[problem].pop().context("an open attempt")?;
             let mut count = 1;
-            let together = (self.rows / self.open.len()).clamp(TOGETHER, 64).min(self.rows);
+            let together =
+                (self.rows / self.open.len()).max(self.rows / 128).clamp(TOGETHER, 64).min(self.rows);
             while count < together && self.open[problem].last() == Some(&(first + count)) {
                 self.open[problem].pop();
                 count += 1;

@@ -52,9 +52,9 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
     };
     let models: Vec<LanguageModel> = paths.iter().map(load).collect::<Result<_>>()?;
     let names = names(&models);
-    let asked = models.iter().zip(&paths).map(|(model, path)| {
-        problems.iter().map(|problem| problems::prompt(args, problem, path, model)).collect()
-    });
+    let asked = models
+        .iter()
+        .map(|model| problems.iter().map(|problem| problems::prompt(args, problem, model)).collect());
     let asked: Vec<Vec<String>> = asked.collect::<Result<_>>()?;
     let prompts = models
         .iter()

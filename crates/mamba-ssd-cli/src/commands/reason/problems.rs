@@ -1,7 +1,5 @@
 //! Problems from a file, or from the generator.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail, ensure};
 use mamba_ssd_eval::grade::reference;
 use mamba_ssd_eval::problems::{Split, long_problem, problem};
@@ -9,7 +7,7 @@ use serde_json::Value;
 
 use crate::args::ReasonArgs;
 use crate::files;
-use crate::language_model::{LanguageModel, PROMPT_FORMAT, QUESTION};
+use crate::language_model::LanguageModel;
 
 /// A problem and its answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,18 +77,12 @@ fn text(value: &Value) -> Option<String> {
 }
 
 /// What a model is asked.
-pub fn prompt(args: &ReasonArgs, problem: &Problem, path: &Path, model: &LanguageModel) -> Result<String> {
+pub fn prompt(args: &ReasonArgs, problem: &Problem, model: &LanguageModel) -> Result<String> {
     if args.chat {
         return model.conversation(args.system.as_deref(), &problem.question);
     }
-    if super::is_bundled(path) && !args.raw {
-        return Ok(format!("Q: {}\nA:", problem.question.trim())); // as it was trained
-    }
-    let format = path.join(PROMPT_FORMAT);
-    Ok(match !args.raw && format.exists() {
-        true => files::read(&format)?.replace(QUESTION, problem.question.trim()),
-        false => problem.plain.clone(),
-    })
+    let formed = if args.raw { None } else { model.formed(&problem.question) };
+    Ok(formed.unwrap_or_else(|| problem.plain.clone()))
 }
 
 /// The tokens of a prompt. A chat template writes the tokens that begin a text itself.

@@ -10,10 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::layers::{cubes, empty, own};
-use crate::kernels::batch::BatchOps;
-
-/// Columns that a new buffer has room for behind those that it holds, besides half of those.
-const ROOM: usize = 64;
+use crate::kernels::batch::{BatchOps, ROOM};
 
 /// Where a block `[rows heads columns d]` lies in memory, in accesses.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]

@@ -3,7 +3,7 @@
 //! A general product of matrices chooses its order of summation by the sizes of both, so that a row of a batch of
 //! three is not what it is alone. Here a sum runs in one order, whatever else is computed beside it.
 
-mod cache;
+pub(super) mod cache;
 mod mixer;
 mod product;
 mod sequence;
@@ -52,10 +52,6 @@ pub trait TokenOps: Backend {
 
     /// A matrix in bf16 as f32.
     fn from_bf16(weight: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// `cache [b kv s d]` with `more [b kv t d]` behind. What it returns may have room behind it, so that most calls
-    /// copy `more` alone.
-    fn append(cache: FloatTensor<Self>, more: FloatTensor<Self>) -> FloatTensor<Self>;
 
     /// Rows `tokens [t]` of a matrix `[v d]` in [`int8`], in blocks of rows, as f32, `[t d]`.
     fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;
@@ -119,11 +115,6 @@ pub(crate) fn widened(weight: Tensor<2>) -> Tensor<2> {
     })
 }
 
-/// `cache [b kv s d]` with `more [b kv t d]` behind.
-pub(crate) fn append(cache: Tensor<4>, more: Tensor<4>) -> Tensor<4> {
-    Tensor::from_dispatch(Dispatch::append(cache.into_dispatch(), more.into_dispatch()))
-}
-
 /// Rows `tokens [b t]` of a matrix of [`into_int8`], `[v d]`, as f32.
 pub(crate) fn rows_of_int8(weight: Tensor<2>, tokens: Tensor<2, Int>) -> Tensor<3> {
     let ([b, t], [_, d]) = (tokens.dims(), weight.dims());
@@ -184,13 +175,6 @@ impl TokenOps for Flex {
         let halves = Plain { numbers: weight.storage::<bf16>(), width: shape[1] };
         let numbers = stored::expand::<f32, _>(halves, shape);
         turn(FlexTensor::from_data(TensorData::new(numbers, shape)), turned)
-    }
-
-    fn append(cache: FloatTensor<Self>, more: FloatTensor<Self>) -> FloatTensor<Self> {
-        match cache.dtype() {
-            DType::F64 => cache::append::<f64>(cache, &more),
-            _ => cache::append::<f32>(cache, &more),
-        }
     }
 
     fn rows_of_int8(weight: QuantizedTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {

@@ -1,4 +1,4 @@
-//! Rows and columns that come and go in the buffers of a state, on GPUs. No gradients.
+//! Rows and columns that come and go in the buffers of a state. No gradients.
 //!
 //! A batch that is decoded loses rows and gets others, and its caches grow by a column a token. Written as selections and
 //! concatenations each of these copies everything that is held. Here a buffer may be larger than what it holds:
@@ -10,12 +10,18 @@
 //!
 //! and what comes is written into the room, while nobody else holds the buffer and the room lasts.
 
+#[cfg(feature = "flex")]
+mod flex;
+
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+/// Columns that a new buffer has room for behind those that it holds, besides half of those.
+pub(super) const ROOM: usize = 64;
+
 /// The operations.
-#[backend_extension(Cube: cfg(feature = "cube"), Fusion: cfg(feature = "fusion"))]
+#[backend_extension(Flex: cfg(feature = "flex"), Cube: cfg(feature = "cube"), Fusion: cfg(feature = "fusion"))]
 pub trait BatchOps: Backend {
     /// Keys and values `[b kv s d]` with `more [b kv t d]` of each behind.
     #[fusion(meta = |k, v, more_k, _more_v| {
@@ -74,7 +80,11 @@ pub trait BatchOps: Backend {
 
 /// Whether buffers on `device` have room. Not where gradients are recorded.
 pub(crate) fn buffers_have_room(device: &Device) -> bool {
-    super::step::is_cube(device) && !device.is_autodiff()
+    #[cfg(feature = "cube")]
+    if super::step::is_cube(device) {
+        return !device.is_autodiff();
+    }
+    crate::computes_on_host(device) && !device.is_autodiff()
 }
 
 /// [`BatchOps::append_columns`].
