@@ -12,6 +12,9 @@ pub struct Args {
     /// Folder that the model is written to.
     #[arg(long)]
     pub out: PathBuf,
+    /// Folder of a model to go on from, whose tokenizer and shape are kept.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "hidden", "layers", "heads", "kv_heads", "intermediate"])]
+    pub from: Option<PathBuf>,
     /// The tokenizer; see the example of that name.
     #[arg(long, default_value = "crates/mamba-ssd-cli/assets/teacher/tokenizer.json")]
     pub tokenizer: PathBuf,

@@ -17,7 +17,9 @@ mod optimizer;
 mod problems;
 mod progress;
 
-use anyhow::{Context, Result};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use burn::tensor::{DType, Device, FloatDType, Tensor};
 use clap::Parser;
@@ -38,21 +40,32 @@ fn main() -> Result<()> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     mamba_ssd::keep_kernels();
     let mut device = mamba_ssd_examples::device(&args.device)?;
-    if !mamba_ssd::computes_on_host(&device) && device.supports_dtype(DType::BF16) {
+    if dtype(&device) == DType::BF16 {
         device.configure(FloatDType::BF16).context("the device's default dtype")?;
     }
     let device = device.autodiff();
     device.seed(args.seed);
-    let tokenizer_json = std::fs::read(&args.tokenizer)
-        .with_context(|| format!("cannot read {}", args.tokenizer.display()))?;
+    let tokenizer =
+        args.from.as_ref().map_or_else(|| args.tokenizer.clone(), |from| from.join("tokenizer.json"));
+    let tokenizer_json =
+        std::fs::read(&tokenizer).with_context(|| format!("cannot read {}", tokenizer.display()))?;
     let exam = Exam::new(&args, Tokenizer::from_bytes(&tokenizer_json)?)?;
-    let model = architecture(&args, &exam).init(&device);
+    let model = match &args.from {
+        Some(from) => continued(from, &args, &device)?,
+        None => architecture(&args, &exam).init(&device),
+    };
     println!("{} parameters, {} tokens a step", model.num_params(), args.rows * args.seq_len);
 
     let mut progress = Progress::new(&args);
     let model = train(model, &args, &exam, &mut progress, &tokenizer_json)?;
     save(&model, &args, &tokenizer_json)?;
     write_figures(&args, &exam, &progress, &device)
+}
+
+/// What is computed in.
+fn dtype(device: &Device) -> DType {
+    let half = !mamba_ssd::computes_on_host(device) && device.supports_dtype(DType::BF16);
+    if half { DType::BF16 } else { DType::F32 }
 }
 
 fn architecture(args: &Args, exam: &Exam) -> LlamaConfig {
@@ -64,6 +77,16 @@ fn architecture(args: &Args, exam: &Exam) -> LlamaConfig {
         tokens: SpecialTokens { bos: None, eos: vec![exam.eos] },
         ..LlamaConfig::transformer(exam.tokenizer.vocab_size(), args.layers, attention, args.intermediate)
     }
+}
+
+/// A model to go on from.
+fn continued(from: &Path, args: &Args, device: &Device) -> Result<Llama> {
+    let Model::Llama(model) = Model::load_as(from, device, dtype(device))? else {
+        bail!("{}: not a Llama", from.display());
+    };
+    let known = model.config().max_position.unwrap_or(usize::MAX);
+    ensure!(args.seq_len <= known, "{}: knows {known} positions, lower --seq-len", from.display());
+    Ok(model)
 }
 
 /// Steps through block after block of fresh problems until the progress is complete.
@@ -120,7 +143,8 @@ fn save(model: &Llama, args: &Args, tokenizer_json: &[u8]) -> Result<()> {
 
 /// Examines the weights as they were saved, and writes the figures beside them.
 fn write_figures(args: &Args, exam: &Exam, progress: &Progress, device: &Device) -> Result<()> {
-    let saved = Model::load(&args.out, &mamba_ssd_examples::decoding_device(device))?;
+    let decoding = mamba_ssd_examples::decoding_device(device);
+    let saved = Model::load_as(&args.out, &decoding, dtype(&decoding))?;
     let result = exam.sit(&saved, args.final_problems)?;
     progress.print(&result);
     let figures = json!({

@@ -201,33 +201,47 @@ fn rows_that_come_and_go_are_what_they_are_alone_where_attention_is_one_kernel()
     mamba_ssd::emulate_tensor_cores(2, || walk(25));
 }
 
-/// What a test sees of a tensor's buffer on a GPU.
-#[cfg(all(any(feature = "wgpu", feature = "cuda"), not(feature = "fusion")))]
+/// What a test sees of a tensor's buffer.
+#[cfg(not(feature = "fusion"))]
 mod room {
     use super::*;
-    use burn_cubecl::CubeBackend;
     use mamba_ssd::MixerState;
-    use mamba_ssd_tests::device::skipped;
 
-    /// Numbers in the buffer, and from head to head of the keys: a copy with room has another distance.
+    /// Numbers in the buffer, and from row to row and from head to head.
+    fn buffer(tensor: Tensor<4>) -> [usize; 3] {
+        let size = tensor.dtype().size();
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        if backend() != "flex" {
+            let tensor = tensor.try_into_primitive::<burn_cubecl::CubeBackend>().expect("on a GPU");
+            let strides = tensor.meta.strides();
+            return [tensor.handle.size() as usize / size, strides[0], strides[1]];
+        }
+        #[cfg(feature = "flex")]
+        {
+            let tensor = tensor.try_into_primitive::<burn::backend::Flex>().expect("on the CPU");
+            let strides = tensor.layout().strides();
+            [tensor.bytes().len() / size, strides[0] as usize, strides[1] as usize]
+        }
+        #[cfg(not(feature = "flex"))]
+        unreachable!("a GPU alone in this build, {size} bytes a number");
+    }
+
+    /// Numbers in the buffer of the keys, and from head to head: a copy with room has another distance; and numbers in that of the SSD
+    /// state.
     fn held(state: &State) -> [usize; 3] {
         let [MixerState::Attention { cache, .. }, MixerState::Ssm { ssm, .. }] = &state.layers[..] else {
             panic!("an attention and an SSM mixer: {state:?}");
         };
-        let [keys, ssm] = [cache.k.clone(), ssm.clone()]
-            .map(|tensor| tensor.try_into_primitive::<CubeBackend>().expect("on a GPU"));
-        let numbers =
-            |tensor: &burn_cubecl::tensor::CubeTensor| tensor.handle.size() as usize / tensor.dtype.size();
-        [numbers(&keys), keys.meta.strides()[1], numbers(&ssm)]
+        let [keys, _, head] = buffer(cache.k.clone());
+        [keys, head, buffer(ssm.clone())[0]]
     }
 
     #[test]
     fn tokens_and_rows_go_into_the_room_of_the_same_buffers() {
-        if skipped(&["flex"], "its caches grow by a kernel of their own") {
-            return;
-        }
         let (mixers, mut rng) = (Mixers::new(), Rng::new(5));
         let mut batch = Batch::of(&mixers, &mut rng, 9, 6).step(&mixers, &mut rng, "at first");
+        let others = Batch::of(&mixers, &mut rng, 9, 1);
+        batch = batch.joined_by(others).select(&[0, 1, 2, 3, 4, 5]); // from now on its buffers have room
         let before = held(&batch.state);
         for _ in 0..20 {
             batch = batch.step(&mixers, &mut rng, "in the room for columns");

@@ -9,7 +9,7 @@
 //! What is kept, and in which order, is as in [`sampling`](crate::sampling). Thresholds are found by halving an interval
 //! thirty times, so that tokens that are as likely as the last one kept to within 1e-7 may be kept with it.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, Transaction};
 
 use crate::engine::floats;
 use crate::sampling::Sampling;
@@ -35,15 +35,27 @@ pub(crate) fn choose(logits: Tensor<2>, rows: &[Draw]) -> Vec<Result<u32, String
     // All in f32, whatever new tensors are in on this device: half precision knows no token beyond 256 from its neighbour.
     let logits = logits.cast(DType::F32);
     let device = logits.device();
-    let [b, vocabulary] = logits.dims();
+    let b = logits.dims()[0];
     let (largest, likeliest) = logits.clone().max_dim_with_indices(1);
     // Anything that is no number, or infinite, makes its row's sum so. A model's logits are not minus infinity.
     let sums = logits.clone().sum_dim(1);
-    let likeliest: Vec<i64> = likeliest.into_data().iter::<i64>().collect();
-    let known = likeliest.into_iter().zip(floats(sums));
-    let drawn = match rows.iter().all(|row| row.sampling.temperature <= 0.0) {
-        true => vec![None; b],
-        false => draw(weights(logits - largest, rows, &device), rows, vocabulary),
+    let pieces = match rows.iter().all(|row| row.sampling.temperature <= 0.0) {
+        true => None,
+        false => Some(Pieces::of(weights(logits - largest, rows, &device))),
+    };
+    // One wait for all of it.
+    let read = Transaction::default().register(likeliest).register(sums);
+    let read = match &pieces {
+        Some(pieces) => read.register(pieces.sums.clone()),
+        None => read,
+    };
+    let mut read = read.execute().into_iter();
+    let mut next = || read.next().expect("as many as were registered");
+    let (likeliest, sums) = (next(), next());
+    let known = likeliest.iter::<i64>().zip(sums.iter::<f32>());
+    let drawn = match pieces {
+        Some(pieces) => pieces.draw(&next().iter::<f32>().collect::<Vec<_>>(), rows),
+        None => vec![None; b],
     };
     let chosen = known.zip(drawn).zip(rows).map(|(((likeliest, sum), drawn), row)| {
         if !sum.is_finite() {
@@ -102,31 +114,47 @@ fn above(weights: Tensor<2>, x: &Tensor<2>, threshold: Tensor<2>) -> Tensor<2> {
     weights.mask_fill(cut, 0.0)
 }
 
-/// The token of each row that its draw falls on.
-fn draw(weights: Tensor<2>, rows: &[Draw], vocabulary: usize) -> Vec<Option<u32>> {
-    let (device, b) = (weights.device(), rows.len());
-    let missing = vocabulary.next_multiple_of(PIECE) - vocabulary;
-    let weights = match missing {
-        0 => weights,
-        _ => Tensor::cat(vec![weights, Tensor::zeros([b, missing], (&device, DType::F32))], 1),
-    };
-    let pieces = (vocabulary + missing) / PIECE;
-    let weights = weights.reshape([b * pieces, PIECE]);
-    let sums = floats(weights.clone().sum_dim(1).reshape([b, pieces]));
-    let fall = |(sums, row): (&[f32], &Draw)| {
-        let total: f64 = sums.iter().copied().map(f64::from).sum();
-        fallen(sums, row.unit * total)
-    };
-    let fallen_on: Vec<(usize, f64)> = sums.chunks(pieces).zip(rows).map(fall).collect();
-    let index: Vec<i64> =
-        fallen_on.iter().enumerate().map(|(row, (piece, _))| (row * pieces + piece) as i64).collect();
-    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [b]), &device);
-    let chosen = floats(weights.select(0, index));
-    let token = |(weights, (piece, left)): (&[f32], &(usize, f64))| {
-        let (at, _) = fallen(weights, *left);
-        Some((piece * PIECE + at) as u32)
-    };
-    chosen.chunks(PIECE).zip(&fallen_on).map(token).collect()
+/// Weights in pieces of the vocabulary.
+struct Pieces {
+    /// `[b pieces, PIECE]`.
+    weights: Tensor<2>,
+    /// `[b pieces]`.
+    sums: Tensor<2>,
+}
+
+impl Pieces {
+    /// Of `weights [b v]`.
+    fn of(weights: Tensor<2>) -> Self {
+        let (device, [b, vocabulary]) = (weights.device(), weights.dims());
+        let missing = vocabulary.next_multiple_of(PIECE) - vocabulary;
+        let weights = match missing {
+            0 => weights,
+            _ => Tensor::cat(vec![weights, Tensor::zeros([b, missing], (&device, DType::F32))], 1),
+        };
+        let pieces = (vocabulary + missing) / PIECE;
+        let weights = weights.reshape([b * pieces, PIECE]);
+        let sums = weights.clone().sum_dim(1).reshape([b, pieces]);
+        Self { weights, sums }
+    }
+
+    /// The token of each row that its draw falls on, by the sums.
+    fn draw(self, sums: &[f32], rows: &[Draw]) -> Vec<Option<u32>> {
+        let [b, pieces] = self.sums.dims();
+        let fall = |(sums, row): (&[f32], &Draw)| {
+            let total: f64 = sums.iter().copied().map(f64::from).sum();
+            fallen(sums, row.unit * total)
+        };
+        let fallen_on: Vec<(usize, f64)> = sums.chunks(pieces).zip(rows).map(fall).collect();
+        let index: Vec<i64> =
+            fallen_on.iter().enumerate().map(|(row, (piece, _))| (row * pieces + piece) as i64).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [b]), &self.weights.device());
+        let chosen = floats(self.weights.select(0, index));
+        let token = |(weights, (piece, left)): (&[f32], &(usize, f64))| {
+            let (at, _) = fallen(weights, *left);
+            Some((piece * PIECE + at) as u32)
+        };
+        chosen.chunks(PIECE).zip(&fallen_on).map(token).collect()
+    }
 }
 
 /// The place whose weight a point of the cumulated weights falls into, and how far; the last one with a weight for a

@@ -57,7 +57,7 @@ pub use engine::{
     Completion, Engine, EngineOptions, Event, Finish, Forks, Request, RequestError, SampleId, Usage,
 };
 pub use error::ModelError;
-pub use generate::{GenerateOptions, ReadText, generate, generate_one, read_prompt, read_text};
+pub use generate::{GenerateOptions, ReadText, generate, generate_one, read_prompt, read_text, read_texts};
 pub use llama::{Llama, LlamaBlock, LlamaMlp};
 pub use mamba2::{Mamba2Block, Mamba2Lm};
 pub use model::Model;

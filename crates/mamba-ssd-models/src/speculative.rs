@@ -173,7 +173,7 @@ impl<M: Backbone> Side<M> {
         let model = model.valid();
         let device = model.devices().remove(0);
         let (state, vocabulary) = (model.init_state(1, &device), model.vocab_size());
-        let (hidden, state) = prefill(&model, state, prompt, chunk);
+        let (hidden, state) = prefill(&model, state, &[prompt], chunk);
         let hidden = hidden.expect("a prompt has a token");
         let chosen = choice(&floats(model.head(hidden).squeeze_dim(1)));
         (Self { model, device, state, vocabulary }, chosen)

@@ -5,11 +5,13 @@
 //! ```
 //!
 //! A prompt is prefilled alone, once, and its state forked into as many rows as are free; a row that has ended makes
-//! room for the next at once. Rows may have any lengths and are never padded where a sum could see it, so a sample
+//! room for the next. Rows may have any lengths and are never padded where a sum could see it, so a sample
 //! is a function of its request and of [`EngineOptions::prefill_chunk`] alone. On the CPU, in f32 and f64, that holds
 //! to the last bit.
 //!
 //! On GPUs tokens are drawn where the logits are (`device_sampling.rs`), unless a row wants penalties or log-probabilities.
+//!
+//! On GPUs rows that have ended are replaced once they are a thirty-second of all.
 //!
 //! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it. Of short ones it prefills as many as
 //! have a chunk's tokens.
@@ -78,6 +80,31 @@ pub struct Usage {
     pub decoded_tokens: usize,
     /// Time spent on them, and on choosing those that follow.
     pub decode: Duration,
+    /// Steps of the batch.
+    pub steps: usize,
+    /// Of the time of decoding, choosing tokens; on GPUs that waits for the step.
+    pub choosing: Duration,
+    /// Of the time of decoding, taking rows out that ended.
+    pub leaving: Duration,
+    /// Of the time of prompts, making rows of them.
+    pub joining: Duration,
+}
+
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            prefill: self.prefill + other.prefill,
+            decoded_tokens: self.decoded_tokens + other.decoded_tokens,
+            decode: self.decode + other.decode,
+            steps: self.steps + other.steps,
+            choosing: self.choosing + other.choosing,
+            leaving: self.leaving + other.leaving,
+            joining: self.joining + other.joining,
+        }
+    }
 }
 
 /// A model that continues many prompts at a time. Its iterator runs it, and ends when nothing is left to do.
@@ -105,6 +132,8 @@ pub struct Engine<'a, M: Backbone> {
     device: Device,
     tokenizer: Option<&'a Tokenizer>,
     options: EngineOptions,
+    /// Rows that are to be free before others take their places, while any run.
+    refill: usize,
     budget: Budget,
     submitted: usize,
     waiting: VecDeque<Arc<Job>>,
@@ -116,6 +145,15 @@ pub struct Engine<'a, M: Backbone> {
     state: Option<State>,
     events: VecDeque<Event>,
     usage: Usage,
+}
+
+/// Rows that join, of one state.
+struct Joining {
+    state: State,
+    /// Of texts that were read together.
+    reading: Option<u64>,
+    /// Which row of the state each goes on from.
+    rows: Vec<usize>,
 }
 
 /// The one prompt that is being prefilled, or forked.
@@ -144,10 +182,12 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let model = model.valid();
         let device = model.devices().remove(0);
         let budget = Budget::new(&model.init_state(1, &device), options.max_state_bytes);
+        let refill = refill(&device, options.max_rows);
         Self {
             model,
             device,
             tokenizer: None,
+            refill,
             options,
             budget,
             submitted: 0,
@@ -202,7 +242,8 @@ impl<'a, M: Backbone> Engine<'a, M> {
         }
         check_prompt(&request.prompt, 0, self.model.vocab_size(), self.positions())?;
         let mut job = self.job(None, request);
-        (job.state, job.logits) = (Some(text.state.clone()), Some(text.logits.clone()));
+        (job.state, job.row, job.reading) = (Some(text.state.clone()), text.row, Some(text.reading));
+        job.logits = Some(text.logits.clone());
         self.enqueue(job)
     }
 
@@ -250,7 +291,7 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let before = state.as_ref().map_or(0, State::columns);
         let read = before.saturating_add(request.prompt.len());
         let room = self.positions().saturating_sub(read).saturating_add(1);
-        Job { number: self.submitted, request, state, before, logits: None, room }
+        Job { number: self.submitted, request, state, row: 0, reading: None, before, logits: None, room }
     }
 
     fn checked(&self, job: Job) -> Result<Arc<Job>, RequestError> {
@@ -310,22 +351,27 @@ impl<'a, M: Backbone> Engine<'a, M> {
 
     /// Fills free rows from the prompt at hand and those that wait, until as many tokens as a chunk has were prefilled.
     fn admit(&mut self) {
-        let mut read = 0;
+        let next = self.prompt.as_ref().map(|prompt| &prompt.job).or(self.waiting.front());
+        if !self.rows.is_empty() && next.is_some_and(|job| self.free_rows(job) < self.refill) {
+            return;
+        }
+        let (mut read, mut joining) = (0, None);
         while let Some(mut prompt) = self.prompt.take().or_else(|| self.next_prompt()) {
             if prompt.done < prompt.job.request.prompt.len() {
                 read += self.prefill(&mut prompt);
             }
             if prompt.done == prompt.job.request.prompt.len() {
-                self.fork(&mut prompt);
+                joining = self.fork(&mut prompt, joining);
             }
             if prompt.started < prompt.job.request.samples {
                 self.prompt = Some(prompt);
-                return;
+                break;
             }
             if read >= self.options.prefill_chunk {
-                return;
+                break;
             }
         }
+        self.join(joining);
     }
 
     fn next_prompt(&mut self) -> Option<Prompt> {
@@ -362,28 +408,46 @@ impl<'a, M: Backbone> Engine<'a, M> {
         chunk.len()
     }
 
-    /// Turns as many samples of a prompt into rows as are free. One that ends with its first token needs none.
-    fn fork(&mut self, prompt: &mut Prompt) {
+    /// Turns as many samples of a prompt into rows as are free, which join with those before if they were read with them. One that
+    /// ends with its first token needs none.
+    fn fork(&mut self, prompt: &mut Prompt, before: Option<Joining>) -> Option<Joining> {
         let free = self.free_rows(&prompt.job);
-        let mut rows = Vec::new();
         let until = prompt.job.request.samples.min(prompt.started.saturating_add(free));
+        let rows = self.rows.len();
         while prompt.started < until {
             let mut row = Row::new(prompt.job.clone(), prompt.started);
             prompt.started += 1;
             match row.choose(&mut prompt.logits.clone(), self.tokenizer, &mut self.events) {
                 Some(finish) => self.end(row, finish),
-                None => rows.push(row),
+                None => self.rows.push(row),
             }
         }
-        if rows.is_empty() {
-            return;
+        let more = vec![prompt.job.row; self.rows.len() - rows];
+        let reading = prompt.job.reading;
+        match before {
+            Some(mut joining) if joining.reading.is_some() && joining.reading == reading => {
+                joining.rows.extend(more);
+                Some(joining)
+            }
+            before => {
+                self.join(before);
+                Some(Joining { state: prompt.state.clone(), reading, rows: more })
+            }
         }
-        let forked = prompt.state.clone().fork(rows.len());
-        self.rows.extend(rows);
+    }
+
+    /// Puts the states of rows that join behind those of the others.
+    fn join(&mut self, joining: Option<Joining>) {
+        let Some(Joining { state, rows, .. }) = joining.filter(|joining| !joining.rows.is_empty()) else {
+            return;
+        };
+        let started = Instant::now();
+        let forked = state.select(&rows);
         self.state = Some(match self.state.take() {
             Some(state) => State::concat(vec![state, forked]),
             None => forked,
         });
+        self.usage.joining += started.elapsed();
     }
 
     /// Feeds every row its last token and lets it choose the next.
@@ -393,12 +457,17 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let (logits, state) = self.model.step(ints(&tokens, &self.device), state);
         self.state = Some(state);
         self.usage.decoded_tokens += tokens.len();
+        self.usage.steps += 1;
+        let started = Instant::now();
         let mut ended = Vec::new();
         for (at, (events, finish)) in self.choose(logits).into_iter().enumerate() {
             self.events.extend(events);
             ended.extend(finish.map(|finish| (at, finish)));
         }
+        let chosen = Instant::now();
         self.leave(ended);
+        self.usage.choosing += chosen - started;
+        self.usage.leaving += chosen.elapsed();
     }
 
     /// Lets every row choose its next token: where the logits are, unless that is the host or a row wants to see them.
@@ -473,6 +542,11 @@ impl<M: Backbone> Iterator for Engine<'_, M> {
         }
         self.events.pop_front()
     }
+}
+
+/// On GPUs a thirty-second of the rows joins at a time: one row costs as many launches as they.
+fn refill(device: &Device, rows: usize) -> usize {
+    if computes_on_host(device) { 1 } else { (rows / 32).max(1) }
 }
 
 pub(crate) fn ints(tokens: &[u32], device: &Device) -> Tensor<1, Int> {

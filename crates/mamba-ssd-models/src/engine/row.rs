@@ -17,6 +17,10 @@ pub(super) struct Job {
     pub request: Request,
     /// What the prompt goes on from; nothing at the beginning of a text.
     pub state: Option<State>,
+    /// Which row of it; of a state of one row the first.
+    pub row: usize,
+    /// What the state has in common with those of texts that were read together.
+    pub reading: Option<u64>,
     /// Tokens that caches of that state hold, but those of the prompt.
     pub before: usize,
     /// After the prompt, where the state holds it already.

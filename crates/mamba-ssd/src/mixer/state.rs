@@ -172,7 +172,8 @@ impl StateMap for Measure {
 /// Some rows of a state, in some order.
 pub(crate) struct Rows {
     pub chosen: Vec<usize>,
-    index: Tensor<1, Int>,
+    /// Nothing where moves are enough.
+    index: Option<Tensor<1, Int>>,
     /// Where that is enough: what changes its place in the same buffers.
     #[cfg(any(feature = "flex", feature = "cube"))]
     moves: Option<crate::kernels::Moves>,
@@ -181,12 +182,14 @@ pub(crate) struct Rows {
 impl Rows {
     /// `chosen` of the rows of a state of `batch`.
     pub fn new(chosen: &[usize], batch: usize, device: &Device) -> Self {
-        let index: Vec<i64> = chosen.iter().map(|&row| row as i64).collect();
-        let index = Tensor::from_data(TensorData::new(index, [chosen.len()]), device);
         #[cfg(any(feature = "flex", feature = "cube"))]
         let moves = crate::kernels::Moves::of(chosen, batch, device);
         #[cfg(not(any(feature = "flex", feature = "cube")))]
-        let _ = batch;
+        let (moves, _) = (None::<()>, batch);
+        let index = moves.is_none().then(|| {
+            let index: Vec<i64> = chosen.iter().map(|&row| row as i64).collect();
+            Tensor::from_data(TensorData::new(index, [chosen.len()]), device)
+        });
         Self {
             chosen: chosen.to_vec(),
             index,
@@ -201,7 +204,7 @@ impl Rows {
         if let Some(moves) = &self.moves {
             return moves.apply(tensor);
         }
-        tensor.select(0, self.index.clone())
+        tensor.select(0, self.index.clone().expect("rows without moves"))
     }
 }
 

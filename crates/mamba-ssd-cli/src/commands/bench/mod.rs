@@ -37,6 +37,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     for &context in &args.context {
         for &batch in &args.batch {
             decode.push(([batch, context], out_of_memory::fits(|| bench.decode(batch, context))?));
+            bench.device.memory_cleanup(); // what a pool keeps of a batch fits no other
         }
     }
     bench.bar.finish_and_clear();

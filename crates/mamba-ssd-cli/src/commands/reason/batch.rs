@@ -39,7 +39,9 @@ pub fn trials(model: &LanguageModel, terms: &Terms, prompt: &[u32], most: usize)
     let (mut trials, mut in_vain): (Vec<Trial>, usize) = (Vec::new(), 0);
     let mut rows = if on_host { 1 } else { FIRST }.min(most);
     while rows.saturating_mul(each) <= available {
-        let Some(trial) = out_of_memory::fits(|| better_of_two(model, terms, prompt, rows))? else {
+        let trial = out_of_memory::fits(|| better_of_two(model, terms, prompt, rows))?;
+        device.memory_cleanup(); // what a pool keeps of a batch fits no other
+        let Some(trial) = trial else {
             if trials.is_empty() && rows > 1 {
                 rows /= 2;
                 continue;

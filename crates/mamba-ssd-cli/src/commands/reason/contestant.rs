@@ -6,17 +6,19 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::Device;
-use mamba_ssd::Backbone;
+use mamba_ssd::{Backbone, computes_on_host};
 use mamba_ssd_models::{
-    Completion, Engine, EngineOptions, Event, Model, ReadText, Request, SampleId, Sampling, read_text,
+    Completion, Engine, EngineOptions, Event, Model, ReadText, Request, SampleId, Sampling, Usage, read_texts,
 };
 
-use super::outcome::Memory;
+use super::outcome::{Memory, Times};
 use crate::args::{Budget, ReasonArgs, ScoreArg};
 use crate::language_model::LanguageModel;
 
 /// Tokens of a prompt that are read at once.
 const CHUNK: usize = 512;
+/// Tokens of prompts that are read together.
+const TOKENS_READ: usize = 8192;
 /// Attempts at a problem that are asked for together, at least: rows that join one by one cost a copy each.
 const TOGETHER: usize = 4;
 
@@ -109,6 +111,10 @@ pub struct Contestant<'a> {
     running: usize,
     /// Attempts that ended in the turn, for [`Contestant::take`].
     ended: Vec<Ended>,
+    /// Seconds of reading prompts.
+    reading: f64,
+    /// Of engines before this one.
+    before: Usage,
     /// When the turn began, and what the clock said then.
     turn: Option<(Instant, f64)>,
     /// Whether it can go on at all.
@@ -132,6 +138,8 @@ impl<'a> Contestant<'a> {
             asked: HashMap::new(),
             running: 0,
             ended: Vec::new(),
+            reading: 0.0,
+            before: Usage::default(),
             turn: None,
             retired: false,
             flops: flops as f64,
@@ -200,8 +208,9 @@ impl<'a> Contestant<'a> {
     /// Asks for attempts until all rows have work, and some wait.
     fn feed(&mut self) -> Result<()> {
         while self.running <= self.rows && self.share() < 1.0 {
-            // The problem with the fewest attempts so far.
-            let fewest = |problem: &usize| self.open[*problem].last().copied();
+            // The problem with the fewest attempts so far; prompts of one length are read, and join, together.
+            let fewest =
+                |problem: &usize| (self.open[*problem].last().copied(), self.prompts[*problem].len());
             let open = (0..self.open.len()).filter(|problem| !self.open[*problem].is_empty());
             let Some(problem) = open.min_by_key(fewest) else { return Ok(()) };
             let first = self.open[problem].pop().context("an open attempt")?;
@@ -222,7 +231,7 @@ impl<'a> Contestant<'a> {
         let prompt = &self.prompts[problem];
         let text = match self.texts.remove(&problem) {
             Some(text) => text,
-            None => read_text(&self.model.model, prompt, CHUNK)?,
+            None => self.read(problem)?,
         };
         let request = Request {
             sampling: self.terms.sampling,
@@ -244,6 +253,28 @@ impl<'a> Contestant<'a> {
         Ok(())
     }
 
+    /// Reads a prompt, and on GPUs others of its length with it that will be wanted.
+    fn read(&mut self, problem: usize) -> Result<ReadText> {
+        let length = self.prompts[problem].len();
+        let room = self.rows.saturating_sub(self.texts.len() + 1).min(TOKENS_READ / length.max(1));
+        let wanted = |other: &usize| {
+            *other != problem && self.prompts[*other].len() == length && !self.texts.contains_key(other)
+        };
+        let open = |other: &usize| !self.open[*other].is_empty();
+        let behind = (problem..self.open.len()).chain(0..problem).filter(wanted).filter(open);
+        let others: Vec<usize> = match computes_on_host(&self.device) {
+            true => vec![],
+            false => behind.take(room).collect(),
+        };
+        let prompts: Vec<&[u32]> =
+            [problem].iter().chain(&others).map(|&problem| &self.prompts[problem][..]).collect();
+        let started = Instant::now();
+        let mut texts = read_texts(&self.model.model, &prompts, CHUNK)?;
+        self.reading += started.elapsed().as_secs_f64();
+        self.texts.extend(others.into_iter().zip(texts.drain(1..)));
+        Ok(texts.remove(0))
+    }
+
     /// What an attempt carries along.
     pub fn memory(&self) -> Memory {
         let state = self.model.model.init_state(1, &self.device);
@@ -254,6 +285,15 @@ impl<'a> Contestant<'a> {
         Memory { state_bytes, bytes_per_token, longest }
     }
 
+    /// What its seconds went into, of this session.
+    pub fn times(&self) -> Times {
+        let usage = self.before + self.engine.usage();
+        let [choosing, leaving, joining] =
+            [usage.choosing, usage.leaving, usage.joining].map(|time| time.as_secs_f64());
+        let stepping = usage.decode.as_secs_f64() - choosing - leaving;
+        Times { steps: usage.steps, reading: self.reading, stepping, choosing, leaving, joining }
+    }
+
     /// After the device ran out of memory: half as many rows, and what was running is open again. With one row there is no half: it
     /// retires.
     pub fn halve(&mut self, done: &[Vec<usize>]) {
@@ -261,6 +301,7 @@ impl<'a> Contestant<'a> {
         self.turn = None;
         self.retired = self.rows == 1;
         self.rows = (self.rows / 2).max(1);
+        self.before = self.before + self.engine.usage();
         self.engine = engine(self.model, self.rows);
         self.texts.clear();
         self.asked.clear();

@@ -133,6 +133,7 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
         trials,
         memory: contestant.memory(),
         spent: contestant.spent,
+        times: contestant.times(),
     });
     let budget = told(args);
     let mut outcome = outcome(runs.collect(), &lines, problems.len(), budget, format!("{device:?}"));

@@ -65,6 +65,8 @@ pub struct ModelOutcome {
     pub memory: Memory,
     /// What it spent.
     pub spent: Spent,
+    /// Into what its seconds went.
+    pub times: Times,
     /// Attempts that ended.
     pub attempts: usize,
     /// Of those that ended, the share that gives no answer.
@@ -88,6 +90,23 @@ pub struct Memory {
     pub longest: usize,
 }
 
+/// Seconds of computing in this session, by what they went into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Times {
+    /// Steps of the batch.
+    pub steps: usize,
+    /// Reading prompts.
+    pub reading: f64,
+    /// The model, on GPUs until a step is launched.
+    pub stepping: f64,
+    /// Choosing tokens, on GPUs with the wait for the step.
+    pub choosing: f64,
+    /// Attempts that end.
+    pub leaving: f64,
+    /// Attempts that begin.
+    pub joining: f64,
+}
+
 /// What is known of a model before its attempts are looked at.
 #[derive(Debug)]
 pub struct Run {
@@ -101,6 +120,8 @@ pub struct Run {
     pub memory: Memory,
     /// What it spent.
     pub spent: Spent,
+    /// Into what its seconds went.
+    pub times: Times,
 }
 
 /// The figures of all models.
@@ -141,6 +162,7 @@ pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, 
             trials: run.trials,
             memory: run.memory,
             spent: run.spent,
+            times: run.times,
         }
     });
     let models = models.collect();
@@ -276,7 +298,8 @@ mod tests {
 
         let memory = Memory { state_bytes: 1, bytes_per_token: 1, longest: 1 };
         let spent = Spent { seconds: 4.0, tokens: 40.0 };
-        let run = || Run { name: "a, b".into(), rows: 2, trials: vec![], memory, spent };
+        let run =
+            || Run { name: "a, b".into(), rows: 2, trials: vec![], memory, spent, times: Times::default() };
         let outcome = outcome(vec![run()], &lines, 1, "4s".into(), "flex".into());
         let model = &outcome.models[0];
         assert_eq!((model.attempts, model.fewest), (4, 2));

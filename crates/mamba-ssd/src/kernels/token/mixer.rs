@@ -44,8 +44,12 @@ impl StepOps for Flex {
     }
 }
 
-/// The tensor as one row of numbers: itself where it is, so that what nobody else holds is changed in place.
+/// The tensor as one row of numbers: itself where it is, so that what nobody else holds is changed in place. Its buffer may have more
+/// behind them.
 pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
+    if tensor.is_contiguous() && tensor.layout().start_offset() == 0 {
+        return tensor;
+    }
     let contiguous = tensor.to_contiguous();
     drop(tensor);
     contiguous

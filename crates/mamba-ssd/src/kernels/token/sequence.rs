@@ -76,7 +76,7 @@ fn run<R: Real + Element + Pod>(
     let bias: Option<&[R]> = conv.bias.then(|| bias.storage());
     let xbc = rows.convolved(&taps(weight.storage(), earlier + 1), bias, b);
     let next = rows.next_window(b);
-    window.storage_mut::<R>().copy_from_slice(&next);
+    window.storage_mut::<R>()[..next.len()].copy_from_slice(&next);
     let token = Token {
         xbc: &xbc,
         projected,
@@ -88,7 +88,7 @@ fn run<R: Real + Element + Pod>(
         n,
         step,
     };
-    let states = state.storage_mut::<R>().chunks_exact_mut(p * n).enumerate();
+    let states = state.storage_mut::<R>()[..b * heads * p * n].chunks_exact_mut(p * n).enumerate();
     let read = map_parts(states, |(index, state)| {
         vectorized_fused(
             #[inline(always)]
