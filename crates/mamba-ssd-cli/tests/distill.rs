@@ -124,6 +124,33 @@ fn texts_that_the_teacher_writes_are_data_and_its_predictions_are_kept() {
     assert!(folder.path().join("cache/cache.json").exists() && folder.path().join("cache/32/0000").is_dir());
 }
 
+#[test]
+fn a_distilled_student_learns_from_texts_of_its_own() {
+    let folder = folder();
+    teacher(folder.path());
+    texts(folder.path());
+    let rollouts = "divergence = { jensen_shannon = 0.5 }\nrollouts = { share = 0.5, max_tokens = 16, temperature = 0.9 }";
+    recipe(folder.path(), "[student]\ninit = \"qkvo\"\nbias = true", rollouts);
+    let path = folder.path().join("small.toml");
+    let without = fs::read_to_string(&path).expect("the recipe").replace("seq_len = 32", "seq_len = 64");
+    let without = without.replace("batch = 4", "batch = 2");
+    fs::write(&path, without.replace("[data]", "[data]\nprompt_marker = \"A:\"")).expect("writable");
+    fs::write(folder.path().join("without.toml"), without).expect("writable");
+
+    succeeded(&["distill", "--recipe", "small.toml", "--out", "run"], folder.path());
+    let metrics = fs::read_to_string(folder.path().join("run/metrics.jsonl")).expect("metrics");
+    let own: Vec<bool> = metrics.lines().map(|line| line.contains("\"rollout\":true")).collect();
+    assert_eq!(own, [false, false, false, true], "two steps of hidden, two of logits: {metrics}");
+    let report = fs::read_to_string(folder.path().join("run/report.html")).expect("the report");
+    assert!(report.contains("loss on its own texts"), "a curve of its own");
+
+    let distill = |recipe| ["distill", "--recipe", recipe, "--out", "other"];
+    let missing = ["stage 2: rollouts", "prompt_field or prompt_marker"];
+    assert_refused(&distill("without.toml"), folder.path(), &missing);
+    let two = [&distill("small.toml")[..], &["--replicas", "2"]].concat();
+    assert_refused(&two, folder.path(), &["rollouts on several devices are not built"]);
+}
+
 /// What is printed when a run is stopped continues it where it was.
 #[test]
 fn a_recipe_from_elsewhere_is_resumed_from_anywhere() {

@@ -2,8 +2,8 @@
 //!
 //! `checkpoint.safetensors` holds `student/PATH`, `first/PATH` and `second/PATH` (AdamW's moments), and
 //! `master/PATH` where the student is in half precision, by module path in their own dtype, and a JSON header under the metadata key `mohawk`. There is
-//! no random state to save: the order of the data follows from (seed, epoch), and nothing else
-//! draws numbers. The file is replaced in one rename, so a run killed at any instant finds either
+//! no random state to save: the order of the data follows from (seed, epoch), what a student writes in a step from
+//! (seed, stage, step) and its weights, and nothing else draws numbers. The file is replaced in one rename, so a run killed at any instant finds either
 //! the previous checkpoint or the new one.
 
 use std::collections::{BTreeMap, HashMap};

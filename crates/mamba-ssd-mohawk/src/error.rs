@@ -38,6 +38,16 @@ pub enum MohawkError {
         /// Step in the stage, counted from 1.
         step: usize,
     },
+    /// The texts of a step were not written.
+    #[error("stage {stage}, step {step}: no texts to learn from ({reason}): nothing was overwritten")]
+    Rollout {
+        /// Stage, counted from 1.
+        stage: usize,
+        /// Step in the stage, counted from 1.
+        step: usize,
+        /// What the author said.
+        reason: String,
+    },
     /// A teacher cache that is damaged or of something else.
     #[error("teacher cache {}: {reason}", path.display())]
     Cache {

@@ -32,6 +32,8 @@
 //! }
 //! ```
 //!
+//! Stages of logits may take texts that the student writes ([`Author`]) in place of the data.
+//!
 //! Left out: a second teacher.
 
 mod backward;
@@ -49,6 +51,7 @@ mod predictions;
 mod preflight;
 pub mod recipe;
 mod replica;
+mod rollouts;
 mod schedule;
 pub mod stage;
 mod teacher_cache;
@@ -61,6 +64,7 @@ pub use observer::{Observer, StageInfo, StageReport, StepReport};
 pub use optim::AdamWConfig;
 pub use preflight::{ParameterPlan, Preflight, StagePlan, preflight};
 pub use recipe::{DataRecipe, Recipe};
+pub use rollouts::{Assignment, Author};
 pub use schedule::Wsd;
 pub use teacher_cache::{CacheRecipe, Kept};
 pub use train::{Distillation, METRICS, Outcome};

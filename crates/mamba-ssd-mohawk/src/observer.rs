@@ -39,6 +39,9 @@ pub struct StepReport {
     pub steps: usize,
     /// Tokens of the stage so far.
     pub tokens: usize,
+    /// Whether the student wrote its texts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollout: bool,
     /// The stage's loss before this step's update.
     pub loss: f64,
     /// The loss of every layer, none for those that keep their attention; empty in stage 3.

@@ -17,6 +17,7 @@ use crate::gradients::Place;
 use crate::loss::hidden_alignment;
 use crate::parameters::{Parameter, parameters, train_only};
 use crate::recipe::{Recipe, StageRecipe};
+use crate::rollouts::prompts;
 use crate::stage::{Objective, StageKind, mixer_layers};
 
 /// What a run is about to do.
@@ -76,6 +77,7 @@ pub fn preflight<T: Backbone, S: Backbone>(
     check_devices(teacher, student)?;
     check_shapes(recipe, teacher, student)?;
     check_vocabulary(data, student, tokenizer_vocab)?;
+    check_prompts(recipe, data)?;
     let teacher = teacher.clone().no_grad();
     let mut plans = plan_parameters(&teacher, student);
     let mut stages = Vec::new();
@@ -89,7 +91,7 @@ pub fn preflight<T: Backbone, S: Backbone>(
         let tokens = steps * stage.tokens_per_step();
         stages.push(StagePlan { kind, steps, tokens, trained, loss: plan.loss, limit: plan.limit });
     }
-    let warnings = warnings(&plans, &stages);
+    let warnings = warnings(recipe, &plans, &stages);
     Ok(Preflight { parameters: plans, stages, warnings })
 }
 
@@ -160,6 +162,12 @@ fn check_vocabulary<S: Backbone>(
         return fail(format!("{reason}; use the tokenizer of this teacher"));
     }
     Ok(())
+}
+
+fn check_prompts(recipe: &Recipe, data: &Dataset) -> Result<(), MohawkError> {
+    let stages = recipe.stages.iter().enumerate();
+    let mut written = stages.filter(|(_, stage)| stage.rollouts.is_some());
+    written.try_for_each(|(index, stage)| prompts(data, index, stage.seq_len).map(drop))
 }
 
 /// Compares parameters of the same path and shape on the device and reads all answers at once.
@@ -233,7 +241,7 @@ fn limit<T: Backbone>(stage: &StageRecipe, objective: &Objective, teacher: &T, b
     }
 }
 
-fn warnings(plans: &[ParameterPlan], stages: &[StagePlan]) -> Vec<String> {
+fn warnings(recipe: &Recipe, plans: &[ParameterPlan], stages: &[StagePlan]) -> Vec<String> {
     let high =
         stages.iter().enumerate().filter(|(_, stage)| stage.loss > stage.limit).map(|(index, stage)| {
             let (loss, limit) = (stage.loss, stage.limit);
@@ -241,7 +249,14 @@ fn warnings(plans: &[ParameterPlan], stages: &[StagePlan]) -> Vec<String> {
         });
     let idle = plans.iter().filter(|plan| !plan.copied && plan.trained_by.is_empty());
     let idle = idle.map(|plan| format!("{} is neither copied nor trained by any stage", plan.path));
-    high.chain(idle).collect()
+    let silent = recipe.stages.iter().enumerate().filter(|(_, stage)| {
+        stage.rollouts.is_some() && !(0..stage.steps()).any(|step| stage.is_rollout(step))
+    });
+    let silent = silent.map(|(index, stage)| {
+        let (stage, steps) = (index + 1, stage.steps());
+        format!("stage {stage}: the share of rollouts is less than one of its {steps} steps")
+    });
+    high.chain(idle).chain(silent).collect()
 }
 
 impl Preflight {

@@ -15,7 +15,7 @@ use mamba_ssd::Backbone;
 
 use crate::backward::Pass;
 use crate::checkpoint::{self, CHECKPOINT, Identity, Progress};
-use crate::data::{Dataset, Loader};
+use crate::data::{Batch, Counts, Dataset, Loader};
 use crate::error::MohawkError;
 use crate::gradients::{Place, Reading};
 use crate::metrics::Metrics;
@@ -24,6 +24,7 @@ use crate::optim::AdamW;
 use crate::parameters::train_only;
 use crate::recipe::{Recipe, StageRecipe};
 use crate::replica::Replica;
+use crate::rollouts::{Author, Rollouts};
 use crate::stage::mixer_layers;
 use crate::teacher_cache::TeacherCache;
 
@@ -42,6 +43,7 @@ pub struct Distillation<'a, T, S> {
     folder: Option<PathBuf>,
     resumed: bool,
     devices: Vec<Device>,
+    author: Option<&'a dyn Author<S>>,
 }
 
 /// How a run ended.
@@ -68,7 +70,14 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
             folder: None,
             resumed: false,
             devices: Vec::new(),
+            author: None,
         }
+    }
+
+    /// Lets the student write by `author` in stages with rollouts.
+    pub fn written_by(mut self, author: &'a dyn Author<S>) -> Self {
+        self.author = Some(author);
+        self
     }
 
     /// Trains on these further autodiff devices, too: each takes an equal part of every micro-batch. The result is that of
@@ -76,7 +85,7 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
     ///
     /// # Errors
     ///
-    /// If the rows of a micro-batch do not divide among the devices.
+    /// If the rows of a micro-batch do not divide among the devices, or a stage has rollouts.
     ///
     /// # Panics
     ///
@@ -132,7 +141,8 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
     ///
     /// # Errors
     ///
-    /// If a loss or a gradient is not finite, or a file cannot be written.
+    /// If a loss or a gradient is not finite, a file cannot be written, or there is nobody to write rollouts or no prompt for
+    /// them.
     ///
     /// # Panics
     ///
@@ -141,6 +151,9 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
     pub fn run<O: Observer<S>>(self, observer: &mut O) -> Result<Outcome<S>, MohawkError> {
         let device = self.student.devices().swap_remove(0);
         assert!(device.is_autodiff(), "the student's device has no autodiff");
+        for stage in 0..self.recipe.stages.len() {
+            Rollouts::of(self.recipe, stage, self.data, self.author)?;
+        }
         let mut journal = Journal::open(&self)?;
         if let Some(journal) = journal.as_mut().filter(|_| !self.resumed) {
             // A run killed before its first step resumes from the very student it began with.
@@ -151,7 +164,7 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
         let devices: Vec<Device> = [device].into_iter().chain(self.devices.clone()).collect();
         let mut others = Replica::team(&devices);
         let first = others.remove(0);
-        let Self { recipe, data, teacher, student, optimizer, progress, .. } = self;
+        let Self { recipe, data, teacher, student, optimizer, progress, author, .. } = self;
         thread::scope(|scope| {
             let mut threads = Vec::new();
             for replica in others {
@@ -159,13 +172,14 @@ impl<'a, T: Backbone, S: Backbone> Distillation<'a, T, S> {
                 let (journal, cache) = (None, cache.clone());
                 let run = Run { recipe, data, teacher, optimizer, progress, journal, replica, cache };
                 let student = student.clone();
-                let beside =
-                    move || run.on_its_device(student, |run, student| run.stages(student, &mut ())).map(drop);
+                let beside = move || {
+                    run.on_its_device(student, |run, student| run.stages(student, None, &mut ())).map(drop)
+                };
                 let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, beside);
                 threads.push(thread.map_err(MohawkError::io(Path::new("a thread for each device")))?);
             }
             let run = Run { recipe, data, teacher, optimizer, progress, journal, replica: first, cache };
-            let mut outcome = run.stages(student, observer);
+            let mut outcome = run.stages(student, author, observer);
             for thread in threads {
                 match thread.join() {
                     Err(panic) => std::panic::resume_unwind(panic), // why the others stopped
@@ -208,10 +222,11 @@ impl<T: Backbone> Run<'_, T> {
     fn stages<S: Backbone, O: Observer<S>>(
         mut self,
         mut student: S,
+        author: Option<&dyn Author<S>>,
         observer: &mut O,
     ) -> Result<Outcome<S>, MohawkError> {
         while self.progress.stage < self.recipe.stages.len() {
-            let (next, flow) = self.stage(student, observer)?;
+            let (next, flow) = self.stage(student, author, observer)?;
             student = next;
             if flow.is_break() {
                 break;
@@ -225,6 +240,7 @@ impl<T: Backbone> Run<'_, T> {
     fn stage<S: Backbone, O: Observer<S>>(
         &mut self,
         student: S,
+        author: Option<&dyn Author<S>>,
         observer: &mut O,
     ) -> Result<(S, ControlFlow<()>), MohawkError> {
         let stage = &self.recipe.stages[self.progress.stage];
@@ -235,9 +251,10 @@ impl<T: Backbone> Run<'_, T> {
         if self.cache_of(stage).is_some() {
             loader = loader.aligned();
         }
+        let rollouts = Rollouts::of(self.recipe, self.progress.stage, self.data, author)?;
         observer.on_stage_start(&self.info(stage, &student));
         while self.progress.step < stage.steps() {
-            let (next, report) = self.step(student, stage, &mut loader)?;
+            let (next, report) = self.step(student, stage, &mut loader, rollouts.as_ref())?;
             student = next;
             let flow = observer.on_step(&report);
             let finished = self.progress.step == stage.steps();
@@ -273,18 +290,14 @@ impl<T: Backbone> Run<'_, T> {
         student: S,
         stage: &StageRecipe,
         loader: &mut Loader<'_>,
+        rollouts: Option<&Rollouts<'_, S>>,
     ) -> Result<(S, StepReport), MohawkError> {
         let started = Instant::now();
-        let (rows, device) = (stage.micro_batch(), self.replica.device());
-        let part = self.replica.part(rows);
-        let next = |_| {
-            let (mut batch, all) = loader.next_part(rows, part.clone(), device);
-            if let Some(cache) = self.cache_of(stage) {
-                batch.kept = Some(cache.of(&self.teacher, &batch)?);
-            }
-            Ok((batch, all))
+        let step = self.progress.step;
+        let batches = match rollouts.filter(|_| stage.is_rollout(step)) {
+            Some(rollouts) => self.batches(stage, &mut rollouts.texts(&student, step)?.rows())?,
+            None => self.batches(stage, loader)?,
         };
-        let batches = (0..stage.accumulation).map(next).collect::<Result<_, MohawkError>>()?;
         let pass = Pass { objective: stage.objective(), checkpointing: stage.checkpointing };
         let (terms, gradients) = pass.backward(&self.teacher, &student, batches);
         self.replica.settle();
@@ -301,6 +314,24 @@ impl<T: Backbone> Run<'_, T> {
         self.advance(stage, loader, &reading, seconds);
         let layers = terms.by_layer(&reading, student.n_layers());
         Ok((student, self.report(stage, &reading, layers, lr, [host_seconds, seconds])))
+    }
+
+    /// The next micro-batches of a step.
+    fn batches(
+        &self,
+        stage: &StageRecipe,
+        loader: &mut Loader<'_>,
+    ) -> Result<Vec<(Batch, Counts)>, MohawkError> {
+        let (rows, device) = (stage.micro_batch(), self.replica.device());
+        let part = self.replica.part(rows);
+        let next = |_| {
+            let (mut batch, all) = loader.next_part(rows, part.clone(), device);
+            if let Some(cache) = self.cache_of(stage) {
+                batch.kept = Some(cache.of(&self.teacher, &batch)?);
+            }
+            Ok((batch, all))
+        };
+        (0..stage.accumulation).map(next).collect()
     }
 
     fn advance(&mut self, stage: &StageRecipe, loader: &Loader<'_>, reading: &Reading, seconds: f64) {
@@ -330,6 +361,7 @@ impl<T: Backbone> Run<'_, T> {
             step: self.progress.step,
             steps: stage.steps(),
             tokens: self.progress.tokens,
+            rollout: stage.is_rollout(self.progress.step - 1),
             loss: reading.loss(),
             layers,
             lr,

@@ -104,6 +104,15 @@ impl Dataset {
         self.prompts.len()
     }
 
+    /// The prompts of the documents that have one.
+    pub fn prompts(&self) -> impl Iterator<Item = &[u32]> {
+        let documents = self.borders.windows(2).zip(&self.prompts).filter(|(_, prompt)| **prompt > 0);
+        documents.map(|(border, &prompt)| {
+            let document = &self.tokens[border[0]..border[1] - 1];
+            &document[..prompt.min(document.len())]
+        })
+    }
+
     /// The end token.
     pub fn eos(&self) -> u32 {
         self.eos

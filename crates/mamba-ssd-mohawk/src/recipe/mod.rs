@@ -19,14 +19,24 @@
 //! batch = 64                        # sequences per step ...
 //! accumulation = 8                  # ... in this many micro-batches
 //! seq_len = 512
+//!
+//! [[stage]]
+//! kind = "logits"
+//! tokens = 1_000_000
+//! lr = 1e-5
+//! batch = 16
+//! seq_len = 512
+//! rollouts = { share = 1.0, max_tokens = 256, temperature = 1.0 }   # the student writes the texts; absent: the data's
 //! ```
 //!
 //! Every field is known or an error; no file includes another.
 
 mod preset;
+mod rollouts;
 mod stage;
 
 pub use preset::PRESETS;
+pub use rollouts::RolloutRecipe;
 pub use stage::StageRecipe;
 
 use std::fs;
@@ -246,9 +256,13 @@ impl Recipe {
     ///
     /// # Errors
     ///
-    /// One line naming the first stage whose rows do not divide.
+    /// One line naming the first stage whose rows do not divide, or that has rollouts and several devices.
     pub fn check_replicas(&self, replicas: usize) -> Result<(), MohawkError> {
         for (index, stage) in self.stages.iter().enumerate() {
+            if replicas > 1 && stage.rollouts.is_some() {
+                let found = format!("stage {}: rollouts on several devices are not built", index + 1);
+                return Err(MohawkError::Preflight(format!("{found}; train on one, or remove rollouts")));
+            }
             if replicas == 0 || !stage.micro_batch().is_multiple_of(replicas) {
                 let (stage, rows) = (index + 1, stage.micro_batch());
                 let found = format!(

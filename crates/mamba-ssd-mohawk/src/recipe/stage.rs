@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::RolloutRecipe;
 use crate::loss::Divergence;
 use crate::schedule::Wsd;
 use crate::stage::{HiddenTarget, LogitsLoss, Objective, StageKind, Trainable};
@@ -51,6 +52,9 @@ pub struct StageRecipe {
     /// of some tokens at a time: about one more forward pass for the memory of one layer.
     #[serde(default, skip_serializing_if = "is_false")]
     pub checkpointing: bool,
+    /// `logits` only: the steps whose texts the student writes; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollouts: Option<RolloutRecipe>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -98,6 +102,11 @@ impl StageRecipe {
         self.kind == StageKind::Logits && self.hard_label_weight != Some(1.0)
     }
 
+    /// Whether the student writes the texts of a step, counted from 0.
+    pub fn is_rollout(&self, step: usize) -> bool {
+        self.rollouts.is_some_and(|rollouts| rollouts.is_at(step))
+    }
+
     /// Tokens of one optimiser step.
     pub fn tokens_per_step(&self) -> usize {
         self.batch * self.seq_len
@@ -122,11 +131,17 @@ impl StageRecipe {
     pub(super) fn validate(&self) -> Result<(), String> {
         self.validate_sizes()?;
         self.validate_rates()?;
-        self.validate_kind()
+        self.validate_kind()?;
+        self.validate_rollouts()
     }
 
     /// What a teacher cache cannot do for this stage.
     pub(super) fn validate_cached(&self) -> Result<(), String> {
+        if self.rollouts.is_some() {
+            let reason =
+                "a teacher_cache holds predictions for the data, not for texts that the student writes";
+            return Err(format!("{reason}; remove [teacher_cache] or rollouts"));
+        }
         let divergence = self.divergence.unwrap_or_default();
         let kept = matches!(divergence, Divergence::CrossEntropy | Divergence::ForwardKl);
         if self.kind == StageKind::Logits && (!kept || self.temperature.is_some_and(|t| t != 1.0)) {
@@ -180,6 +195,7 @@ impl StageRecipe {
             ("hard_label_weight", self.hard_label_weight.is_some() && !logits, "logits"),
             ("mixer_weight", self.mixer_weight.is_some() && !logits, "logits"),
             ("checkpointing", self.checkpointing && !logits, "logits"),
+            ("rollouts", self.rollouts.is_some() && !logits, "logits"),
         ];
         if let Some((field, _, kind)) = misplaced.iter().find(|rule| rule.1) {
             return Err(format!("`{field}` belongs to a stage of kind \"{kind}\", remove it"));
@@ -201,5 +217,14 @@ impl StageRecipe {
             }
             _ => Ok(()),
         }
+    }
+
+    fn validate_rollouts(&self) -> Result<(), String> {
+        let Some(rollouts) = &self.rollouts else { return Ok(()) };
+        if self.hard_label_weight.is_some() {
+            let reason = "the student's own tokens are no labels";
+            return Err(format!("rollouts with hard_label_weight: {reason}, remove hard_label_weight"));
+        }
+        rollouts.validate(self.seq_len)
     }
 }

@@ -17,6 +17,10 @@ fn with_stage(line: &str) -> String {
     format!("name = \"x\"\n{STAGE}{line}\n")
 }
 
+fn logits(line: &str) -> String {
+    with_stage(line).replace("matrices", "logits")
+}
+
 #[test]
 fn presets_parse_and_survive_a_round_trip() {
     for (name, _) in PRESETS {
@@ -77,6 +81,27 @@ fn options_of_stage_three_and_of_the_student_are_read() {
 }
 
 #[test]
+fn rollouts_are_read_and_evenly_spread() {
+    let stage = |rollouts: &str| {
+        let recipe = Recipe::from_toml(&logits(&format!("rollouts = {rollouts}"))).expect("valid");
+        assert_eq!(Recipe::from_toml(&recipe.to_toml().expect("TOML")).expect("its own text"), recipe);
+        recipe.stages[0].clone()
+    };
+    let steps = |rollouts: &str| -> Vec<usize> {
+        let stage = stage(rollouts);
+        (0..12).filter(|&step| stage.is_rollout(step)).collect()
+    };
+    let found = stage("{ max_tokens = 8 }").rollouts.expect("rollouts");
+    assert_eq!(found, RolloutRecipe { share: 1.0, max_tokens: 8, temperature: 1.0 });
+    assert_eq!(steps("{ max_tokens = 8 }"), (0..12).collect::<Vec<_>>());
+    assert_eq!(steps("{ max_tokens = 8, share = 0.5 }"), [1, 3, 5, 7, 9, 11]);
+    assert_eq!(steps("{ max_tokens = 8, share = 0.25 }"), [3, 7, 11]);
+    assert_eq!(steps("{ max_tokens = 8, share = 0.75 }"), [1, 2, 3, 5, 6, 7, 9, 10, 11]);
+    let without = &Recipe::from_toml(&logits("")).expect("valid").stages[0];
+    assert!((0..12).all(|step| !without.is_rollout(step)));
+}
+
+#[test]
 fn an_impossible_recipe_is_one_clear_line() {
     let cases = [
         ("name = ".to_string(), "line 1"),
@@ -94,6 +119,23 @@ fn an_impossible_recipe_is_one_clear_line() {
         (with_stage("divergence = { jensen_shannon = 1.0 }").replace("matrices", "logits"), "between"),
         (with_stage("mixer_weight = -1.0").replace("matrices", "logits"), "0 or more"),
         (with_stage("checkpointing = true"), "kind \"logits\""),
+        (with_stage("rollouts = {}"), "kind \"logits\""),
+        (logits("rollouts = {}"), "max_tokens = 256, expected at least 1 and less than seq_len = 64"),
+        (logits("rollouts = { max_tokens = 0 }"), "max_tokens = 0"),
+        (logits("rollouts = { max_tokens = 63, share = 0.0 }"), "share = 0, expected a number above 0"),
+        (logits("rollouts = { max_tokens = 63, share = 1.5 }"), "share = 1.5, expected a number above 0"),
+        (logits("rollouts = { max_tokens = 63, share = nan }"), "share = NaN"),
+        (logits("rollouts = { max_tokens = 63, temperature = 0.0 }"), "rollouts: temperature = 0, expected"),
+        (
+            logits("rollouts = { max_tokens = 63, temperature = inf }"),
+            "rollouts: temperature = inf, expected",
+        ),
+        (logits("rollouts = { max_tokens = 63, tokens = 1 }"), "tokens"),
+        (logits("rollouts = { max_tokens = 63 }\nhard_label_weight = 0.1"), "remove hard_label_weight"),
+        (
+            logits("rollouts = { max_tokens = 63 }\n[teacher_cache]\npath = \"x\"\ntop_k = 8"),
+            "remove [teacher_cache] or rollouts",
+        ),
         (with_stage("[teacher_cache]\npath = \"x\"\ntop_k = 0"), "top_k = 0"),
         (with_stage("[optimizer]\nbeta1 = 1.0"), "beta1 = 1"),
         (with_stage("[student]\ninit = \"random\""), "random"),

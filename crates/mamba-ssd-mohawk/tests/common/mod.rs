@@ -124,12 +124,18 @@ pub fn teacher(seed: u64) -> Tiny {
     let _turn = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
     let device = device();
     device.seed(seed);
-    Tiny {
+    drawn(Tiny {
         embedding: EmbeddingConfig::new(VOCAB, D).init(&device),
         blocks: (0..3).map(|_| Block::new(&attention(), &device)).collect(),
         norm: NormConfig::new(D).init_rms(&device),
         lm_head: LinearConfig::new(D, VOCAB).with_bias(false).init(&device),
-    }
+    })
+}
+
+/// The model with its weights, which burn draws only when they are first looked at.
+fn drawn(model: Tiny) -> Tiny {
+    weights(&model);
+    model
 }
 
 /// The teacher with random mixers in place of the attention of `layers`.
@@ -141,7 +147,7 @@ pub fn student(teacher: &Tiny, layers: &[usize], heads: usize) -> Tiny {
     for &layer in layers {
         student.blocks[layer].mixer = mamba(heads).init(&device);
     }
-    student
+    drawn(student)
 }
 
 /// The same model in f64.

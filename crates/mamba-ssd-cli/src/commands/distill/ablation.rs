@@ -60,7 +60,8 @@ fn train(session: &Session, first_stage: usize, seed: u64) -> Result<Quality> {
     let recipe = variant(&session.folder.recipe, first_stage, seed);
     let (student, _) = session.teacher.model.convert(&recipe.student)?;
     let run = Distillation::new(&recipe, &session.corpus.training, session.teacher.model.clone(), student);
-    let run = run.and_on(&session.further)?;
+    let writer = session.writer();
+    let run = run.written_by(&writer).and_on(&session.further)?;
     let outcome = run.run(&mut Bars::new(&session.interrupt))?;
     if !outcome.finished {
         return Err(interrupted(&session.folder));

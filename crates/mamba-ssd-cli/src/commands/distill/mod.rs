@@ -1,6 +1,7 @@
 //! `distill`: a Transformer into a Mamba-2 student, from preflight to report.
 
 mod ablation;
+mod author;
 mod corpus;
 mod describe;
 mod examine;
@@ -24,6 +25,7 @@ use crate::console::{say, thousands};
 use crate::importance::{Reading, kept, measure};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::language_model::LanguageModel;
+use author::Writer;
 use corpus::Corpus;
 use examine::Examiner;
 use folder::{Examination, RunFolder};
@@ -165,10 +167,16 @@ impl Session {
         Ok(examination)
     }
 
+    /// Writes what the student learns from in stages with rollouts.
+    fn writer(&self) -> Writer {
+        Writer { eos: self.teacher.eos.clone() }
+    }
+
     fn train(&mut self, student: Model) -> Result<Outcome<Model>> {
         let recipe = self.folder.recipe.clone();
         let run = Distillation::new(&recipe, &self.corpus.training, self.teacher.model.clone(), student);
-        let run = run.and_on(&self.further)?;
+        let writer = self.writer();
+        let run = run.written_by(&writer).and_on(&self.further)?;
         let run = if self.folder.resumed {
             run.resume(self.folder.path())?
         } else {

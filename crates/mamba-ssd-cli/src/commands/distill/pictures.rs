@@ -61,7 +61,11 @@ fn stage_losses(steps: &[StepReport]) -> StageLosses {
         })
         .collect();
     if curves.is_empty() {
-        curves.push(curve(steps, "loss".into(), &|step| Some(step.loss)));
+        let texts = [("loss", false), ("loss on its own texts", true)];
+        let of_kind = |(name, own): (&str, bool)| {
+            curve(steps, name.into(), &|step| (step.rollout == own).then_some(step.loss))
+        };
+        curves.extend(texts.map(of_kind).into_iter().filter(|curve| !curve.points.is_empty()));
     }
     StageLosses {
         kind: describe::kind(first.kind).into(),
