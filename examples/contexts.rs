@@ -1,8 +1,11 @@
-//! Draws milliseconds a step against the tokens read before, from what `bench --json` printed for several models.
+//! Draws milliseconds a step against the tokens read before, or tokens a second against the rows of the batch, from what
+//! `bench --json` printed for several models.
 //!
 //! ```text
 //! mamba-ssd bench mamba2-130m --context 1024,32768,262144 --json > mamba2.json
 //! cargo run --release -p mamba-ssd-examples --example contexts -- contexts.svg "Mamba-2 130M=mamba2.json"
+//! mamba-ssd bench llamba-1b --batch 1,16,256 --context 4096 --json > llamba.json
+//! cargo run --release -p mamba-ssd-examples --example contexts -- rows.svg --context 4096 "Llamba-1B=llamba.json"
 //! ```
 
 use std::path::PathBuf;
@@ -20,20 +23,27 @@ struct Args {
     /// What to call a model, and its measurements
     #[arg(value_name = "NAME=bench.json", required = true)]
     models: Vec<NamedFile>,
-    /// Rows of the batch
-    #[arg(long, default_value_t = 1)]
+    /// Rows of the batch, where steps are drawn against tokens
+    #[arg(long, default_value_t = 1, conflicts_with = "context")]
     rows: u64,
+    /// Tokens read before, where tokens a second are drawn against rows
+    #[arg(long)]
+    context: Option<u64>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let curve = |model: &NamedFile| Ok((model.name.clone(), curve(model, args.rows)?));
+    let curve = |model: &NamedFile| Ok((model.name.clone(), curve(model, &args)?));
     let curves = args.models.iter().map(curve).collect::<Result<Vec<_>>>()?;
-    draw_curves(&args.out, ["tokens read before", "ms a step"], &curves)
+    let axes = match args.context {
+        Some(_) => ["rows of the batch", "tokens/s"],
+        None => ["tokens read before", "ms a step"],
+    };
+    draw_curves(&args.out, axes, &curves)
 }
 
-/// Tokens and milliseconds.
-fn curve(model: &NamedFile, rows: u64) -> Result<Vec<(f64, f64)>> {
+/// Tokens and milliseconds, or rows and tokens a second. What did not fit into memory is no point.
+fn curve(model: &NamedFile, args: &Args) -> Result<Vec<(f64, f64)>> {
     let path = model.file.display();
     let text = std::fs::read_to_string(&model.file).with_context(|| format!("{path}"))?;
     let bench: Value = serde_json::from_str(&text)
@@ -41,10 +51,19 @@ fn curve(model: &NamedFile, rows: u64) -> Result<Vec<(f64, f64)>> {
     let decode = bench["decode"]
         .as_array()
         .with_context(|| format!("{path}: no `decode`, expected what `bench --json` prints"))?;
-    let of_rows: Vec<&Value> = decode.iter().filter(|row| row["rows"] == rows).collect();
-    ensure!(!of_rows.is_empty(), "{path}: no row of --rows {rows}");
-    let point = |row: &&Value| Some((row["tokens"].as_f64()?, row["seconds"].as_f64()? * 1e3));
-    let points =
-        of_rows.iter().map(|row| point(row).with_context(|| format!("{path}: a row without numbers")));
-    points.collect()
+    let [field, wanted] = match args.context {
+        Some(tokens) => ["tokens".to_string(), tokens.to_string()],
+        None => ["rows".to_string(), args.rows.to_string()],
+    };
+    let drawn: Vec<&Value> =
+        decode.iter().filter(|row| row[&field].to_string() == wanted && !row["seconds"].is_null()).collect();
+    ensure!(!drawn.is_empty(), "{path}: nothing measured at {field} {wanted}");
+    let point = |row: &&Value| {
+        let seconds = row["seconds"].as_f64()?;
+        Some(match args.context {
+            Some(_) => (row["rows"].as_f64()?, row["tokens_per_second"].as_f64()?),
+            None => (row["tokens"].as_f64()?, seconds * 1e3),
+        })
+    };
+    drawn.iter().map(|row| point(row).with_context(|| format!("{path}: a row without numbers"))).collect()
 }

@@ -1,11 +1,46 @@
 //! A device without enough memory. Backends tell of it by panicking, with a backtrace; the user wants to know what to lower.
+//!
+//! GPUs tell of it late. Memory is asked for in a thread of the device's own; if there is none, the kernels that want it do not run, nor those
+//! that want what they would have written, and only who reads such a number is told. [`checked`] reads one. What a kernel merely
+//! reads may count as written by it, weights among it: after memory ran out a model may have to be loaded again.
 
 use std::any::Any;
+use std::fmt;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 use anyhow::{Result, anyhow};
+use burn::tensor::Tensor;
 
 use crate::args::Command;
+
+/// What a device says that has not enough memory, where it does not panic.
+#[derive(Debug)]
+struct OutOfMemory(String);
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// Waits until a tensor is there.
+///
+/// # Errors
+/// If it is not, for want of memory or as the device failed.
+pub fn checked<const D: usize>(tensor: &Tensor<D>) -> Result<()> {
+    if tensor.dims().contains(&0) {
+        return Ok(());
+    }
+    let one = (0..D).fold(tensor.clone(), |one, axis| one.narrow(axis, 0, 1));
+    one.try_into_data().map(drop).map_err(|error| failure(format!("{error:?}")))
+}
+
+/// An error of a device.
+pub fn failure(said: String) -> anyhow::Error {
+    if tells(&said) { OutOfMemory(said).into() } else { anyhow!("the device failed: {said}") }
+}
 
 /// Keeps such panics from the terminal; all others are shown as ever.
 pub fn silence() {
@@ -22,19 +57,18 @@ pub fn silence() {
 /// # Errors
 /// Those of `work`, and that one.
 pub fn caught<T>(advice: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    match panic::catch_unwind(AssertUnwindSafe(work)) {
+    match attempt(work) {
         Ok(result) => result,
-        Err(panic) if tells(message(&*panic)) => {
-            let size = bytes(message(&*panic))
+        Err(said) => {
+            let size = bytes(&said)
                 .map_or(String::new(), |bytes| format!(", {:.1} GB more were asked for", bytes as f64 / 1e9));
-            let what = if message(&*panic).contains(TOO_LARGE) {
+            let what = if said.contains(TOO_LARGE) {
                 "a tensor is too large for the device's kernels".to_string()
             } else {
                 format!("the device is out of memory{size}")
             };
             Err(anyhow!("{what}; {advice}"))
         }
-        Err(panic) => panic::resume_unwind(panic),
     }
 }
 
@@ -43,9 +77,15 @@ pub fn caught<T>(advice: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// # Errors
 /// Those of `work`.
 pub fn fits<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+    attempt(work).map_or(Ok(None), |result| result.map(Some))
+}
+
+/// What came of `work`, or what a device without memory said in it.
+fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<Result<T>, String> {
     match panic::catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map(Some),
-        Err(panic) if tells(message(&*panic)) => Ok(None),
+        Ok(Err(error)) if error.is::<OutOfMemory>() => Err(error.to_string()),
+        Ok(result) => Ok(result),
+        Err(panic) if tells(message(&*panic)) => Err(message(&*panic).to_string()),
         Err(panic) => panic::resume_unwind(panic),
     }
 }
@@ -75,13 +115,18 @@ const TOO_LARGE: &str = "kernels count in 32 bits";
 
 fn tells(message: &str) -> bool {
     let message = message.to_lowercase();
-    const WORDS: [&str; 7] = [
+    const WORDS: [&str; 12] = [
         "out of memory",
         "out-of-memory",
         "outofmemory",
         "out_of_memory",
         "out of device memory",
         "can't allocate buffer of size", // larger than the device
+        "cuda allocation error",
+        "was never allocated",
+        "never initialized",
+        "every page size the memory tracks still holds",
+        "unable to reserve pinned memory",
         TOO_LARGE,
     ];
     WORDS.iter().any(|words| message.contains(words))
@@ -123,6 +168,17 @@ mod tests {
         );
         assert_eq!(line("Error(OutOfMemory { reason: .. })"), "the device is out of memory; lower it");
         assert_eq!(caught("", || Ok(3)).expect("no panic"), 3);
+        let late = || -> Result<()> { Err(failure("ServerError: the buffer was never allocated".into())) };
+        assert_eq!(fits(late).expect("no other error"), None);
+        assert_eq!(
+            caught("lower it", late).expect_err("no memory").to_string(),
+            "the device is out of memory; lower it"
+        );
+        let other = || -> Result<()> { Err(failure("a kernel does not compile".into())) };
+        assert_eq!(
+            fits(other).expect_err("an error").to_string(),
+            "the device failed: a kernel does not compile"
+        );
         assert_eq!(
             caught("", || -> Result<()> { Err(anyhow!("other")) }).expect_err("an error").to_string(),
             "other"

@@ -45,6 +45,23 @@ pub fn computes_on_host(device: &Device) -> bool {
     return false;
 }
 
+/// Bytes of a GPU's memory, and those that this process holds of it; nothing where that is not known, as on the CPU. What other
+/// processes hold is not known anywhere.
+#[allow(unused_variables, reason = "without GPUs")]
+pub fn gpu_memory(device: &Device) -> Option<[usize; 2]> {
+    #[cfg(feature = "cube")]
+    return match device.clone().inner().as_dispatch() {
+        burn::backend::DispatchDevice::Cube(of_cube) => {
+            let all = of_cube.client().properties().memory.max_memory()?;
+            Some([all as usize, device.memory_pool_usage()?.bytes_in_use as usize])
+        }
+        #[allow(unreachable_patterns)] // other backends that a program may compile in
+        _ => None,
+    };
+    #[cfg(not(feature = "cube"))]
+    return None;
+}
+
 /// Whether tensors of several devices of this kind can be summed from device to device, as CUDA's can through NCCL.
 #[allow(unused_variables, reason = "without GPUs")]
 pub fn has_collectives(device: &Device) -> bool {

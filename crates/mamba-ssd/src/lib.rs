@@ -56,7 +56,7 @@ mod weights;
 
 pub use attend::causal_attention;
 pub use backbone::Backbone;
-pub use capabilities::{Capability, capabilities, computes_on_host, has_collectives};
+pub use capabilities::{Capability, capabilities, computes_on_host, gpu_memory, has_collectives};
 pub use decoder::Decoder;
 pub use divergence::{Divergence, next_token_loss};
 pub use embedding::embed;

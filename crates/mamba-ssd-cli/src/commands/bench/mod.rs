@@ -36,8 +36,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut decode = Vec::new();
     for &context in &args.context {
         for &batch in &args.batch {
-            decode.push(([batch, context], out_of_memory::fits(|| bench.decode(batch, context))?));
+            let row = out_of_memory::fits(|| bench.decode(batch, context))?;
             bench.device.memory_cleanup(); // what a pool keeps of a batch fits no other
+            if row.is_none() {
+                bench.recover(held)?;
+            }
+            decode.push(([batch, context], row));
         }
     }
     bench.bar.finish_and_clear();
@@ -203,6 +207,21 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// After memory ran out: the model as it was, loaded again where the device takes its weights for lost.
+    fn recover(&mut self, held: Held) -> Result<()> {
+        let works = |bench: &Self| out_of_memory::fits(|| bench.read(1)).map(|state| state.is_some());
+        if works(self)? {
+            return Ok(());
+        }
+        self.model = model(self.args, held, &self.device)?;
+        self.device.memory_cleanup();
+        ensure!(
+            works(self)?,
+            "the device does not recover from a batch that did not fit; lower --batch or --context"
+        );
+        Ok(())
+    }
+
     fn tokens(&self, count: usize) -> Tensor<1, Int> {
         let vocabulary = self.model.vocab_size() as i64;
         Tensor::<1, Int>::arange(0..count as i64, &self.device).mul_scalar(7).remainder_scalar(vocabulary)
@@ -240,7 +259,7 @@ impl Bench<'_> {
         }
         if let Some(hidden) = hidden {
             let last = hidden.dims()[1] - 1;
-            drop(self.model.head(hidden.narrow(1, last, 1)));
+            out_of_memory::checked(&self.model.head(hidden.narrow(1, last, 1)))?;
         }
         wait(&self.device)?;
         Ok(state)
@@ -265,12 +284,19 @@ impl Bench<'_> {
         // A state of constant size is also written.
         let cache = start.bytes_per_token() * context;
         let mut state = Some(start);
+        let mut step = || -> Result<Tensor<2>> {
+            let (logits, next) = self.model.step(tokens.clone(), state.take().context("a state")?);
+            state = Some(next);
+            Ok(logits)
+        };
+        out_of_memory::checked(&step()?)?; // caches are copied into their room
         let times = Times::of(self.args.runs, &self.device, || {
-            for _ in 0..self.args.decode {
-                let (_, next) = self.model.step(tokens.clone(), state.take().context("a state")?);
-                state = Some(next);
+            let mut last = step()?;
+            for _ in 1..self.args.decode {
+                last = step()?;
             }
-            wait(&self.device)
+            wait(&self.device)?;
+            out_of_memory::checked(&last)
         })?;
         let states = 2 * (state_bytes - cache) + cache;
         let by_bytes = (self.costs.bytes + states) as f64 / self.machine.bandwidth;

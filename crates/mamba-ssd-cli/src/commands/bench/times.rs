@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use burn::tensor::Device;
+
+use crate::out_of_memory;
 
 /// Seconds of several runs.
 pub struct Times {
@@ -14,7 +16,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Of `runs` calls, after one that is not counted.
+    /// Of `runs` calls, after one that is not counted, each of which waits for the device and has looked at what it computed.
     pub fn of(runs: usize, device: &Device, mut call: impl FnMut() -> Result<()>) -> Result<Self> {
         call()?;
         let mut seconds = Vec::with_capacity(runs);
@@ -37,5 +39,5 @@ impl Times {
 
 /// Until the device has done what it was told.
 pub fn wait(device: &Device) -> Result<()> {
-    device.sync().map_err(|error| anyhow!("the device failed: {error:?}"))
+    device.sync().map_err(|error| out_of_memory::failure(format!("{error:?}")))
 }

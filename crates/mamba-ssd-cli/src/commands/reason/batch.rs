@@ -1,13 +1,13 @@
 //! How many attempts to write at the same time: as many as are fastest, tried before the run.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use burn::module::Module;
-use mamba_ssd::{Backbone, computes_on_host};
+use mamba_ssd::{Backbone, computes_on_host, gpu_memory};
 use mamba_ssd_models::{Event, Request};
 use serde::Serialize;
 use std::time::Instant;
 
-use super::contestant::{Terms, engine};
+use super::contestant::{Terms, engine, works};
 use crate::language_model::LanguageModel;
 use crate::{memory, out_of_memory};
 
@@ -33,7 +33,11 @@ pub struct Trial {
 pub fn trials(model: &LanguageModel, terms: &Terms, prompt: &[u32], most: usize) -> Result<Vec<Trial>> {
     let device = model.model.devices().remove(0);
     let on_host = computes_on_host(&device);
-    let available = memory::available().filter(|_| on_host).map_or(usize::MAX, |bytes| bytes / 4);
+    let available = match on_host {
+        true => memory::available().map_or(usize::MAX, |bytes| bytes / 4),
+        // Caches have room for half as many tokens again, and are there twice while they are copied into it.
+        false => gpu_memory(&device).map_or(usize::MAX, |[all, held]| all.saturating_sub(held) / 2),
+    };
     let state = model.model.init_state(1, &device);
     let each = state.bytes() + state.bytes_per_token() * (prompt.len() + terms.max_tokens);
     let (mut trials, mut in_vain): (Vec<Trial>, usize) = (Vec::new(), 0);
@@ -42,6 +46,11 @@ pub fn trials(model: &LanguageModel, terms: &Terms, prompt: &[u32], most: usize)
         let trial = out_of_memory::fits(|| better_of_two(model, terms, prompt, rows))?;
         device.memory_cleanup(); // what a pool keeps of a batch fits no other
         let Some(trial) = trial else {
+            ensure!(
+                works(model, prompt)?,
+                "{}: {rows} attempts do not fit; give a smaller --batch",
+                model.name
+            );
             if trials.is_empty() && rows > 1 {
                 rows /= 2;
                 continue;

@@ -14,6 +14,7 @@ use mamba_ssd_models::{
 use super::outcome::{Memory, Times};
 use crate::args::{Budget, ReasonArgs, ScoreArg};
 use crate::language_model::LanguageModel;
+use crate::out_of_memory;
 
 /// Tokens of a prompt that are read at once.
 const CHUNK: usize = 512;
@@ -308,6 +309,13 @@ impl<'a> Contestant<'a> {
         self.running = 0;
         self.open = open(done, self.terms.samples);
     }
+}
+
+/// Whether a model still computes after memory ran out: a device may take its weights for lost.
+pub fn works(model: &LanguageModel, prompt: &[u32]) -> Result<bool> {
+    model.model.devices().iter().for_each(Device::memory_cleanup);
+    let read = out_of_memory::fits(|| Ok(read_texts(&model.model, &[prompt], CHUNK)?))?;
+    Ok(read.is_some())
 }
 
 /// Of each problem the attempts that are not done, the last first.

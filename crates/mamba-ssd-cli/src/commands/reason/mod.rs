@@ -28,7 +28,7 @@ use crate::interrupt::{Interrupt, Interrupted};
 use crate::language_model::LanguageModel;
 use crate::{hub, out_of_memory};
 use batch::{Trial, fastest, trial, trials};
-use contestant::{Contestant, Ended, Terms, open};
+use contestant::{Contestant, Ended, Terms, open, works};
 pub use outcome::{ModelOutcome, Outcome};
 use outcome::{Run, outcome};
 use problems::Problem;
@@ -98,6 +98,12 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
             }
             if turn?.is_none() {
                 contestant.halve(&done(&lines, index, problems.len()));
+                ensure!(
+                    works(&models[index], &prompts[index][0])?,
+                    "{}: out of memory; what was written is kept, go on with --resume --batch {}",
+                    names[index],
+                    contestant.rows
+                );
                 let now = match contestant.retired {
                     true => "not even one attempt fits; lower --max-tokens, or take --weights bf16".into(),
                     false => format!("goes on with {} attempts at a time", contestant.rows),
@@ -254,6 +260,11 @@ fn rows(
         let trial = crate::progress::during("warming up", || {
             out_of_memory::fits(|| trial(model, terms, longest, rows))
         })?;
+        ensure!(
+            trial.is_some() || works(model, longest)?,
+            "{}: {rows} attempts do not fit; give a smaller --batch",
+            model.name
+        );
         return Ok((rows, trial.into_iter().collect()));
     }
     let trials = crate::progress::during("trying batches", || trials(model, terms, longest, most))?;

@@ -32,7 +32,8 @@ struct Block {
     count: usize,
 }
 
-/// Writes a block of keys and one of values.
+/// Writes a block of keys and one of values. `never` is 0: a kernel that does not read a buffer vouches for all of it, also where the
+/// rest is not there for want of memory.
 #[cube(launch)]
 fn put<E: Float, W: Size>(
     k: &[Vector<E, W>],
@@ -42,6 +43,7 @@ fn put<E: Float, W: Size>(
     from: Sequence<Place>,
     to: Sequence<Place>,
     block: Block,
+    never: u32,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS >= block.count {
@@ -56,8 +58,13 @@ fn put<E: Float, W: Size>(
         key = k[place(&from[0], row, head, column) + access];
         value = v[place(&from[1], row, head, column) + access];
     }
-    into_k[place(&to[0], row, head, column) + access] = key;
-    into_v[place(&to[1], row, head, column) + access] = value;
+    let (to_k, to_v) = (place(&to[0], row, head, column) + access, place(&to[1], row, head, column) + access);
+    if never != 0 {
+        key = into_k[to_k];
+        value = into_v[to_v];
+    }
+    into_k[to_k] = key;
+    into_v[to_v] = value;
 }
 
 #[cube]
@@ -65,17 +72,22 @@ fn place(of: &Place, row: usize, head: usize, column: usize) -> usize {
     of.first + row * of.row + head * of.head + column * of.column
 }
 
-/// Copies an array to a place in another.
+/// Copies an array to a place in another; `never` is 0, as in [`put`].
 #[cube(launch)]
 fn put_flat<E: Float, W: Size>(
     source: &[Vector<E, W>],
     target: &mut [Vector<E, W>],
     first: usize,
     count: usize,
+    never: u32,
     #[define(E)] _dtype: ElemType,
 ) {
     if ABSOLUTE_POS < count {
-        target[first + ABSOLUTE_POS] = source[ABSOLUTE_POS];
+        let mut number = source[ABSOLUTE_POS];
+        if never != 0 {
+            number = target[first + ABSOLUTE_POS];
+        }
+        target[first + ABSOLUTE_POS] = number;
     }
 }
 
@@ -217,6 +229,7 @@ fn put_block(more: [CubeTensor; 2], into: &[CubeTensor; 2], [row, column]: [usiz
         places(&more, 0, 0),
         places(into, row, column),
         block,
+        0,
         dtype_to_storage_type(into[0].dtype),
     );
 }
@@ -236,6 +249,7 @@ fn put_at(source: CubeTensor, target: &CubeTensor, first: usize) {
         buffer(target, first + count),
         first / wide,
         count / wide,
+        0,
         dtype_to_storage_type(target.dtype),
     );
 }
