@@ -51,12 +51,12 @@ fn curve(model: &NamedFile, args: &Args) -> Result<Vec<(f64, f64)>> {
     let decode = bench["decode"]
         .as_array()
         .with_context(|| format!("{path}: no `decode`, expected what `bench --json` prints"))?;
-    let [field, wanted] = match args.context {
-        Some(tokens) => ["tokens".to_string(), tokens.to_string()],
-        None => ["rows".to_string(), args.rows.to_string()],
+    let (field, wanted) = match args.context {
+        Some(tokens) => ("tokens", tokens),
+        None => ("rows", args.rows),
     };
     let drawn: Vec<&Value> =
-        decode.iter().filter(|row| row[&field].to_string() == wanted && !row["seconds"].is_null()).collect();
+        decode.iter().filter(|row| row[field] == wanted && !row["seconds"].is_null()).collect();
     ensure!(!drawn.is_empty(), "{path}: nothing measured at {field} {wanted}");
     let point = |row: &&Value| {
         let seconds = row["seconds"].as_f64()?;

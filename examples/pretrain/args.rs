@@ -12,7 +12,7 @@ pub struct Args {
     /// Folder that the model is written to.
     #[arg(long)]
     pub out: PathBuf,
-    /// Folder of a model to go on from, whose tokenizer and shape are kept.
+    /// Folder of a model to go on from, whose tokenizer and shape are kept; another --seed gives it other problems.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["tokenizer", "hidden", "layers", "heads", "kv_heads", "intermediate"])]
     pub from: Option<PathBuf>,
     /// The tokenizer; see the example of that name.

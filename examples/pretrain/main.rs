@@ -113,8 +113,9 @@ fn train(
             }
             if progress.step.is_multiple_of(args.eval_every) {
                 save(&model, args, tokenizer_json)?;
-                let copy = model.valid().to_device(&mamba_ssd_examples::decoding_device(&device));
-                let result = exam.sit(&copy, args.eval_problems)?;
+                let decoding = mamba_ssd_examples::decoding_device(&device);
+                let saved = Model::load_as(&args.out, &decoding, dtype(&decoding))?;
+                let result = exam.sit(&saved, args.eval_problems)?;
                 progress.print(&result);
                 if args.until.is_some_and(|enough| result.accuracy >= enough) {
                     return Ok(model);

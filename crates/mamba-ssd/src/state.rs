@@ -92,7 +92,7 @@ impl State {
         self.select(&rows)
     }
 
-    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs when they
+    /// These rows, in this order, any of them several times. Caches lose columns that no kept row needs, on GPUs when they
     /// are a quarter of all.
     ///
     /// A state that nothing else holds stays where it is if every row that changes its place comes from behind those

@@ -26,6 +26,7 @@ pub fn page(outcome: &Outcome) -> Result<String> {
     body += &html::section("Over seconds", &pictures(outcome, "seconds", |model| &model.over_seconds)?);
     body += &html::section("Memory and speed", &html::grid(&[memory(outcome)?, throughput(outcome)?]));
     body += &html::section("Over attempts", &pictures(outcome, "attempts", |model| &model.over_attempts)?);
+    body += &html::section("Over tokens", &pictures(outcome, "tokens written", |model| &model.over_tokens)?);
     if outcome.crossings.is_empty() {
         return Ok(html::page("mamba-ssd reason", &body));
     }

@@ -95,6 +95,7 @@ mod tests {
             correct: answer == Some(1),
             answer,
             seconds: 0.0,
+            tokens: 0.0,
             score: Some(score),
         };
         answers.iter().map(attempt).collect()

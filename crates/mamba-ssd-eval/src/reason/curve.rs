@@ -1,4 +1,4 @@
-//! Coverage and accuracy over attempts, and over seconds, with intervals over problems.
+//! Coverage and accuracy over attempts, seconds and tokens, with intervals over problems.
 
 use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng};
@@ -10,7 +10,7 @@ use super::{Attempt, Rule, SUBSETS, choose, pass_at_k};
 /// Resamples of the problems.
 const RESAMPLES: usize = 1000;
 
-/// A quantity of every problem at some places: attempts, or seconds.
+/// A quantity of every problem at some places: attempts, seconds or tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     /// The places, ascending.
@@ -41,6 +41,24 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
+/// What tells how far a model has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Seconds of computing.
+    Seconds,
+    /// Tokens that were written.
+    Tokens,
+}
+
+impl Clock {
+    fn of(self, attempt: &Attempt) -> f64 {
+        match self {
+            Self::Seconds => attempt.seconds,
+            Self::Tokens => attempt.tokens,
+        }
+    }
+}
+
 impl Series {
     /// Coverage, without a rule, or the accuracy of a rule's answers, after 1, 2, 4 and so on attempts at each problem, and after as
     /// many as all problems have. `attempts` are those at each problem in the order they were made.
@@ -57,13 +75,13 @@ impl Series {
         Self { at: counts.iter().map(|&k| k as f64).collect(), problems }
     }
 
-    /// The same of what had ended by each of `seconds`, ascending.
-    pub fn over_seconds(attempts: &[Vec<Attempt>], rule: Option<Rule>, seconds: &[f64]) -> Self {
+    /// The same of what had ended by each of `places` of a clock, ascending.
+    pub fn over(clock: Clock, attempts: &[Vec<Attempt>], rule: Option<Rule>, places: &[f64]) -> Self {
         let of_problem = |attempts: &Vec<Attempt>| {
-            let at = |&end: &f64| value(&ended(attempts, end), rule);
-            seconds.iter().map(at).collect()
+            let at = |&end: &f64| value(&ended(attempts, clock, end), rule);
+            places.iter().map(at).collect()
         };
-        Self { at: seconds.to_vec(), problems: attempts.iter().map(of_problem).collect() }
+        Self { at: places.to_vec(), problems: attempts.iter().map(of_problem).collect() }
     }
 
     /// The means, with their intervals.
@@ -88,9 +106,9 @@ impl Series {
 }
 
 /// Those that had ended, in the order they did.
-fn ended(attempts: &[Attempt], by: f64) -> Vec<&Attempt> {
-    let mut ended: Vec<&Attempt> = attempts.iter().filter(|attempt| attempt.seconds <= by).collect();
-    ended.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+fn ended(attempts: &[Attempt], clock: Clock, by: f64) -> Vec<&Attempt> {
+    let mut ended: Vec<&Attempt> = attempts.iter().filter(|attempt| clock.of(attempt) <= by).collect();
+    ended.sort_by(|a, b| clock.of(a).total_cmp(&clock.of(b)));
     ended
 }
 
@@ -180,6 +198,7 @@ mod tests {
             correct: answer == 0,
             answer: Some(answer),
             seconds: (index + 1) as f64,
+            tokens: 10.0 * (index + 1) as f64,
             score: None,
         };
         answers.iter().enumerate().map(attempt).collect()
@@ -198,12 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn over_seconds_what_has_ended_counts() {
+    fn over_seconds_and_tokens_what_has_ended_counts() {
         let attempts = [problem(&[1, 1, 0, 0, 0])];
         let seconds = [0.5, 2.0, 3.0, 5.0];
-        assert_eq!(Series::over_seconds(&attempts, None, &seconds).problems, [[0.0, 0.0, 1.0, 1.0]]);
-        let majority = Series::over_seconds(&attempts, Some(Rule::Majority), &seconds);
+        assert_eq!(Series::over(Clock::Seconds, &attempts, None, &seconds).problems, [[0.0, 0.0, 1.0, 1.0]]);
+        let majority = Series::over(Clock::Seconds, &attempts, Some(Rule::Majority), &seconds);
         assert_eq!(majority.problems, [[0.0, 0.0, 0.0, 1.0]]);
+        let tokens = [5.0, 29.0, 30.0];
+        assert_eq!(Series::over(Clock::Tokens, &attempts, None, &tokens).problems, [[0.0, 0.0, 1.0]]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Many attempts at each of some problems: whether one of them is right, which answer to give, and what either is worth after so
-//! many attempts or so many seconds.
+//! many attempts, seconds or tokens.
 //!
 //! ```text
 //! coverage   a problem counts if any attempt at it is right: what a perfect judge would reach
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Over attempts these are expectations over which k of a problem's n attempts were made: for coverage in closed form
-//! ([`pass_at_k`]), for the others over [`SUBSETS`] of them. Over seconds they are what had ended by then.
+//! ([`pass_at_k`]), for the others over [`SUBSETS`] of them. Over seconds and tokens they are what had ended by then.
 
 mod choose;
 mod curve;
@@ -18,7 +18,7 @@ mod scorer;
 use serde::{Deserialize, Serialize};
 
 pub use choose::{Rule, choose, classes};
-pub use curve::{Crossing, Curve, Point, Series, crossing};
+pub use curve::{Clock, Crossing, Curve, Point, Series, crossing};
 pub use scorer::{Candidate, LogLikelihood, Scorer};
 
 /// Choices of k attempts that an expectation over them is estimated from.
@@ -33,6 +33,8 @@ pub struct Attempt {
     pub answer: Option<usize>,
     /// When it ended, in seconds of its model's clock.
     pub seconds: f64,
+    /// Tokens that its model had written by then, those of other attempts among them.
+    pub tokens: f64,
     /// What a scorer says of it: the larger the better, as the logarithm of a weight.
     pub score: Option<f64>,
 }

@@ -36,6 +36,9 @@ use row::{Job, Row};
 use crate::device_sampling::{self, Draw};
 use crate::{ReadText, Tokenizer};
 
+/// On GPUs a thirty-second of the rows joins at a time: one row costs as many launches as they.
+const PARTS: usize = 32;
+
 /// How an engine runs its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -132,8 +135,8 @@ pub struct Engine<'a, M: Backbone> {
     device: Device,
     tokenizer: Option<&'a Tokenizer>,
     options: EngineOptions,
-    /// Rows that are to be free before others take their places, while any run.
-    refill: usize,
+    /// The part of the rows that is to be free before others take their places, while any run, is one over this.
+    parts: usize,
     budget: Budget,
     submitted: usize,
     waiting: VecDeque<Arc<Job>>,
@@ -182,12 +185,12 @@ impl<'a, M: Backbone> Engine<'a, M> {
         let model = model.valid();
         let device = model.devices().remove(0);
         let budget = Budget::new(&model.init_state(1, &device), options.max_state_bytes);
-        let refill = refill(&device, options.max_rows);
+        let parts = if computes_on_host(&device) { usize::MAX } else { PARTS };
         Self {
             model,
             device,
             tokenizer: None,
-            refill,
+            parts,
             options,
             budget,
             submitted: 0,
@@ -352,7 +355,8 @@ impl<'a, M: Backbone> Engine<'a, M> {
     /// Fills free rows from the prompt at hand and those that wait, until as many tokens as a chunk has were prefilled.
     fn admit(&mut self) {
         let next = self.prompt.as_ref().map(|prompt| &prompt.job).or(self.waiting.front());
-        if !self.rows.is_empty() && next.is_some_and(|job| self.free_rows(job) < self.refill) {
+        let too_few = |job: &Arc<Job>| self.free_rows(job) < (self.most_rows(job) / self.parts).max(1);
+        if !self.rows.is_empty() && next.is_some_and(too_few) {
             return;
         }
         let (mut read, mut joining) = (0, None);
@@ -387,8 +391,13 @@ impl<'a, M: Backbone> Engine<'a, M> {
 
     /// Rows that may be added for samples of `job`.
     fn free_rows(&self, job: &Job) -> usize {
+        self.most_rows(job).saturating_sub(self.rows.len())
+    }
+
+    /// Rows that there may be, samples of `job` among them.
+    fn most_rows(&self, job: &Job) -> usize {
         let longest = self.rows.iter().map(|row| row.job.longest()).max().unwrap_or(0).max(job.longest());
-        self.options.max_rows.min(self.budget.rows(longest)).saturating_sub(self.rows.len())
+        self.options.max_rows.min(self.budget.rows(longest))
     }
 
     /// Prefills a chunk; returns its length.
@@ -544,11 +553,6 @@ impl<M: Backbone> Iterator for Engine<'_, M> {
     }
 }
 
-/// On GPUs a thirty-second of the rows joins at a time: one row costs as many launches as they.
-fn refill(device: &Device, rows: usize) -> usize {
-    if computes_on_host(device) { 1 } else { (rows / 32).max(1) }
-}
-
 pub(crate) fn ints(tokens: &[u32], device: &Device) -> Tensor<1, Int> {
     let tokens: Vec<i64> = tokens.iter().copied().map(i64::from).collect();
     let length = tokens.len();
@@ -558,3 +562,6 @@ pub(crate) fn ints(tokens: &[u32], device: &Device) -> Tensor<1, Int> {
 pub(crate) fn floats(logits: Tensor<2>) -> Vec<f32> {
     logits.into_data_as::<f32>().try_into_vec().expect("converted to f32")
 }
+
+#[cfg(test)]
+mod tests;

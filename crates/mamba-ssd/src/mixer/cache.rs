@@ -147,10 +147,12 @@ impl KvCache {
         Self { k, v, padding: self.padding.into_iter().map(|padding| padding + more).collect() }
     }
 
-    /// The cache without columns that no row needs, once they are a quarter of all: that is a copy, or the next token makes one.
+    /// The cache without columns that no row needs. Where that is a copy, not before they are a quarter of all.
     fn trimmed(self) -> Self {
         let spare = self.padding.iter().copied().min().unwrap_or(0);
-        if spare < self.columns().div_ceil(4).max(1) {
+        let least =
+            if crate::computes_on_host(&self.k.device()) { 1 } else { self.columns().div_ceil(4).max(1) };
+        if spare < least {
             return self;
         }
         let kept = self.columns() - spare;

@@ -158,7 +158,7 @@ impl StateMap for Measure {
     }
 
     fn cache(&mut self, cache: KvCache) -> KvCache {
-        self.columns = self.columns.max(cache.columns());
+        self.columns = self.columns.max(cache.lengths().into_iter().max().unwrap_or(0));
         self.caches += 1;
         for cached in [&cache.k, &cache.v] {
             let [b, kv, _, d] = cached.dims();

@@ -14,7 +14,7 @@ use mamba_ssd_models::{Checkpoint, Model, ModelConfig, presets};
 use serde_json::json;
 
 use crate::args::{BenchArgs, Held};
-use crate::console::{say, thousands};
+use crate::console::{note, say, thousands};
 use crate::device::DeviceChoice;
 use crate::table::Table;
 use crate::{hub, memory, out_of_memory};
@@ -31,17 +31,19 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let bar = progress(args);
     bar.set_message("the machine");
     let machine = Machine::measure(&device, args.device == DeviceChoice::Flex);
-    let mut bench = Bench { args, device, model, costs, machine, bar };
+    let mut bench = Bench { args, device, model: Some(model), costs, machine, bar };
     let prefill = args.prefill.iter().map(|&tokens| bench.prefill(tokens)).collect::<Result<Vec<_>>>()?;
     let mut decode = Vec::new();
-    for &context in &args.context {
+    'all: for &context in &args.context {
         for &batch in &args.batch {
             let row = out_of_memory::fits(|| bench.decode(batch, context))?;
             bench.device.memory_cleanup(); // what a pool keeps of a batch fits no other
-            if row.is_none() {
-                bench.recover(held)?;
-            }
+            let lost = row.is_none() && !bench.recovers(held)?;
             decode.push(([batch, context], row));
+            if lost {
+                note("the device does not recover from a batch that did not fit; the rest was not measured");
+                break 'all;
+            }
         }
     }
     bench.bar.finish_and_clear();
@@ -200,30 +202,31 @@ const TOO_LARGE: &str = "out of memory";
 struct Bench<'a> {
     args: &'a BenchArgs,
     device: Device,
-    model: Model,
+    model: Option<Model>,
     costs: Costs,
     machine: Machine,
     bar: ProgressBar,
 }
 
 impl Bench<'_> {
-    /// After memory ran out: the model as it was, loaded again where the device takes its weights for lost.
-    fn recover(&mut self, held: Held) -> Result<()> {
+    fn model(&self) -> &Model {
+        self.model.as_ref().expect("there but while it is loaded again")
+    }
+
+    /// After memory ran out: whether the model computes, loaded again where the device takes its weights for lost.
+    fn recovers(&mut self, held: Held) -> Result<bool> {
         let works = |bench: &Self| out_of_memory::fits(|| bench.read(1)).map(|state| state.is_some());
         if works(self)? {
-            return Ok(());
+            return Ok(true);
         }
-        self.model = model(self.args, held, &self.device)?;
+        self.model = None;
         self.device.memory_cleanup();
-        ensure!(
-            works(self)?,
-            "the device does not recover from a batch that did not fit; lower --batch or --context"
-        );
-        Ok(())
+        self.model = out_of_memory::fits(|| model(self.args, held, &self.device))?;
+        Ok(self.model.is_some() && works(self)?)
     }
 
     fn tokens(&self, count: usize) -> Tensor<1, Int> {
-        let vocabulary = self.model.vocab_size() as i64;
+        let vocabulary = self.model().vocab_size() as i64;
         Tensor::<1, Int>::arange(0..count as i64, &self.device).mul_scalar(7).remainder_scalar(vocabulary)
     }
 
@@ -250,16 +253,16 @@ impl Bench<'_> {
     fn read(&self, length: usize) -> Result<mamba_ssd::State> {
         const CHUNK: usize = 512;
         let tokens = self.tokens(length);
-        let mut state = self.model.init_state(1, &self.device);
+        let mut state = self.model().init_state(1, &self.device);
         let mut hidden = None;
         for start in (0..length).step_by(CHUNK) {
             let chunk = tokens.clone().narrow(0, start, CHUNK.min(length - start)).unsqueeze();
-            let (after, next) = self.model.prefill_hidden(chunk, state);
+            let (after, next) = self.model().prefill_hidden(chunk, state);
             (hidden, state) = (Some(after), next);
         }
         if let Some(hidden) = hidden {
             let last = hidden.dims()[1] - 1;
-            out_of_memory::checked(&self.model.head(hidden.narrow(1, last, 1)))?;
+            out_of_memory::checked(&self.model().head(hidden.narrow(1, last, 1)))?;
         }
         wait(&self.device)?;
         Ok(state)
@@ -269,7 +272,7 @@ impl Bench<'_> {
     fn decode(&mut self, batch: usize, context: usize) -> Result<Row> {
         self.bar.inc(1);
         self.bar.set_message(format!("{batch} rows after {context} tokens"));
-        let start = if context == 0 { self.model.init_state(1, &self.device) } else { self.read(context)? };
+        let start = if context == 0 { self.model().init_state(1, &self.device) } else { self.read(context)? };
         let state_bytes = batch * start.bytes();
         if let Some(available) = memory::available().filter(|_| self.args.device == DeviceChoice::Flex) {
             ensure!(
@@ -285,7 +288,7 @@ impl Bench<'_> {
         let cache = start.bytes_per_token() * context;
         let mut state = Some(start);
         let mut step = || -> Result<Tensor<2>> {
-            let (logits, next) = self.model.step(tokens.clone(), state.take().context("a state")?);
+            let (logits, next) = self.model().step(tokens.clone(), state.take().context("a state")?);
             state = Some(next);
             Ok(logits)
         };

@@ -1,10 +1,14 @@
 //! The student writes the texts that it then learns from.
 
-use mamba_ssd_models::{Completion, Engine, EngineOptions, Finish, Model, Request, Sampling};
+use mamba_ssd_models::{
+    Completion, Engine, EngineOptions, Finish, Model, ReadText, Request, RequestError, Sampling, read_texts,
+};
 use mamba_ssd_mohawk::{Assignment, Author};
 
 /// Texts that are written together.
 const ROWS: usize = 256;
+/// Tokens of prompts that are read at once.
+const CHUNK: usize = 512;
 
 /// Writes as any of these models, up to a token that ends a text.
 #[derive(Clone, Debug)]
@@ -22,7 +26,8 @@ impl Author<Model> for Writer {
     ) -> Result<Vec<Vec<u32>>, String> {
         let options = EngineOptions { max_rows: ROWS, ..EngineOptions::default() };
         let mut engine = Engine::new(student, options);
-        for (prompt, stream) in prompts.iter().zip(assignment.first_stream..) {
+        let texts = read(student, prompts).map_err(|error| error.to_string())?;
+        for ((prompt, text), stream) in prompts.iter().zip(texts).zip(assignment.first_stream..) {
             let request = Request {
                 sampling: Sampling::with_temperature(assignment.temperature as f32),
                 max_new_tokens: assignment.max_tokens,
@@ -31,7 +36,7 @@ impl Author<Model> for Writer {
                 first_stream: stream,
                 ..Request::new(prompt.clone())
             };
-            engine.submit(request).map_err(|error| error.to_string())?;
+            engine.submit_read(&text, request).map_err(|error| error.to_string())?;
         }
         let text = |completion: Completion| match completion.finish {
             Finish::Failed(reason) => Err(reason),
@@ -39,6 +44,19 @@ impl Author<Model> for Writer {
         };
         engine.complete().into_iter().map(text).collect()
     }
+}
+
+/// Reads prompts, those of one length together, and returns them in their order.
+fn read(student: &Model, prompts: &[Vec<u32>]) -> Result<Vec<ReadText>, RequestError> {
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&index| prompts[index].len());
+    let mut texts = Vec::with_capacity(prompts.len());
+    for of_one_length in order.chunk_by(|&a, &b| prompts[a].len() == prompts[b].len()) {
+        let prompts: Vec<&[u32]> = of_one_length.iter().map(|&index| &prompts[index][..]).collect();
+        texts.extend(of_one_length.iter().zip(read_texts(student, &prompts, CHUNK)?));
+    }
+    texts.sort_by_key(|(index, _)| **index);
+    Ok(texts.into_iter().map(|(_, text)| text).collect())
 }
 
 #[cfg(all(test, feature = "flex"))]

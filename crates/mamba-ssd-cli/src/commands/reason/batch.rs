@@ -29,19 +29,27 @@ pub struct Trial {
 }
 
 /// Trials of 1 (on GPUs 16), 2, 4 and so on rows of a prompt, until more of them twice gain less than a tenth, do not fit, or are more
-/// than can be wanted. On the CPU attempts of their full length must fit into a quarter of what is free; a GPU is tried.
-pub fn trials(model: &LanguageModel, terms: &Terms, prompt: &[u32], most: usize) -> Result<Vec<Trial>> {
+/// than can be wanted. Attempts of their full length must fit into a quarter of what is free on the CPU, and on a GPU, where all models keep
+/// theirs, into half of it over their number.
+pub fn trials(
+    model: &LanguageModel,
+    terms: &Terms,
+    prompt: &[u32],
+    [most, models]: [usize; 2],
+) -> Result<Vec<Trial>> {
     let device = model.model.devices().remove(0);
     let on_host = computes_on_host(&device);
     let available = match on_host {
         true => memory::available().map_or(usize::MAX, |bytes| bytes / 4),
         // Caches have room for half as many tokens again, and are there twice while they are copied into it.
-        false => gpu_memory(&device).map_or(usize::MAX, |[all, held]| all.saturating_sub(held) / 2),
+        false => {
+            gpu_memory(&device).map_or(usize::MAX, |[all, held]| all.saturating_sub(held) / (2 * models))
+        }
     };
     let state = model.model.init_state(1, &device);
     let each = state.bytes() + state.bytes_per_token() * (prompt.len() + terms.max_tokens);
     let (mut trials, mut in_vain): (Vec<Trial>, usize) = (Vec::new(), 0);
-    let mut rows = if on_host { 1 } else { FIRST }.min(most);
+    let mut rows = if on_host { 1 } else { FIRST.min(available / each.max(1)).max(1) }.min(most);
     while rows.saturating_mul(each) <= available {
         let trial = out_of_memory::fits(|| better_of_two(model, terms, prompt, rows))?;
         device.memory_cleanup(); // what a pool keeps of a batch fits no other

@@ -64,8 +64,8 @@ pub struct Ended {
     pub problem: usize,
     /// Which attempt at it.
     pub attempt: usize,
-    /// When, on the clock.
-    pub seconds: f64,
+    /// What its model had spent by then.
+    pub spent: Spent,
     /// What was written.
     pub completion: Completion,
 }
@@ -201,8 +201,7 @@ impl<'a> Contestant<'a> {
         let SampleId { request, sample } = completion.id;
         if let Some(&[problem, first]) = self.asked.get(&request) {
             self.running -= 1;
-            let seconds = self.spent.seconds;
-            self.ended.push(Ended { problem, attempt: first + sample, seconds, completion });
+            self.ended.push(Ended { problem, attempt: first + sample, spent: self.spent, completion });
         }
     }
 
@@ -216,8 +215,7 @@ impl<'a> Contestant<'a> {
             let Some(problem) = open.min_by_key(fewest) else { return Ok(()) };
             let first = self.open[problem].pop().context("an open attempt")?;
             let mut count = 1;
-            let together =
-                (self.rows / self.open.len()).max(self.rows / 128).clamp(TOGETHER, 64).min(self.rows);
+            let together = (self.rows / self.open.len()).clamp(TOGETHER, 64).min(self.rows);
             while count < together && self.open[problem].last() == Some(&(first + count)) {
                 self.open[problem].pop();
                 count += 1;

@@ -10,7 +10,7 @@ mod traces;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use mamba_ssd::Backbone;
 use mamba_ssd_eval::grade::grade;
@@ -98,12 +98,16 @@ pub fn run(args: &ReasonArgs) -> Result<()> {
             }
             if turn?.is_none() {
                 contestant.halve(&done(&lines, index, problems.len()));
-                ensure!(
-                    works(&models[index], &prompts[index][0])?,
-                    "{}: out of memory; what was written is kept, go on with --resume --batch {}",
-                    names[index],
-                    contestant.rows
-                );
+                let lost = !contestant.retired && !works(&models[index], &prompts[index][0])?;
+                if lost {
+                    let rows = contestant.rows;
+                    record
+                        .note(&contestants.iter().map(|contestant| contestant.spent).collect::<Vec<_>>())?;
+                    bail!(
+                        "{}: out of memory; what was written is kept, go on with --resume --batch {rows}",
+                        names[index]
+                    );
+                }
                 let now = match contestant.retired {
                     true => "not even one attempt fits; lower --max-tokens, or take --weights bf16".into(),
                     false => format!("goes on with {} attempts at a time", contestant.rows),
@@ -188,13 +192,14 @@ fn add(
     scores: bool,
 ) -> Result<Vec<Line>> {
     let line = |ended: Ended| {
-        let Ended { problem, attempt, seconds, completion } = ended;
+        let Ended { problem, attempt, spent, completion } = ended;
         let verdict = grade(&completion.text, &problems[problem].answer);
         Line {
             model,
             problem,
             attempt,
-            seconds,
+            seconds: spent.seconds,
+            written: spent.tokens,
             tokens: completion.tokens.len(),
             finish: completion.finish.to_string(),
             correct: verdict.correct,
@@ -267,7 +272,9 @@ fn rows(
         );
         return Ok((rows, trial.into_iter().collect()));
     }
-    let trials = crate::progress::during("trying batches", || trials(model, terms, longest, most))?;
+    let trials = crate::progress::during("trying batches", || {
+        trials(model, terms, longest, [most, args.models.len()])
+    })?;
     let rows = fastest(&trials).context("no batch fits into memory; give --batch 1")?;
     Ok((rows, trials))
 }

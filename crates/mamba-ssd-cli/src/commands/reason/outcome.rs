@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use mamba_ssd_eval::grade::equivalent;
-use mamba_ssd_eval::reason::{Attempt, Crossing, Curve, Rule, Series, classes, crossing};
+use mamba_ssd_eval::reason::{Attempt, Clock, Crossing, Curve, Rule, Series, classes, crossing};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -77,6 +77,8 @@ pub struct ModelOutcome {
     pub over_attempts: Vec<Curve>,
     /// Over seconds.
     pub over_seconds: Vec<Curve>,
+    /// Over tokens that the model wrote.
+    pub over_tokens: Vec<Curve>,
 }
 
 /// Bytes of a row's state.
@@ -127,16 +129,20 @@ pub struct Run {
 /// The figures of all models.
 pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, device: String) -> Outcome {
     let end = runs.iter().map(|run| run.spent.seconds).fold(0.0, f64::max);
-    let seconds: Vec<f64> = (1..=PLACES).map(|place| end * place as f64 / PLACES as f64).collect();
+    let places =
+        |end: f64| -> Vec<f64> { (1..=PLACES).map(|place| end * place as f64 / PLACES as f64).collect() };
+    let seconds = places(end);
+    let tokens = places(runs.iter().map(|run| run.spent.tokens).fold(0.0, f64::max));
     let scored = lines.iter().any(|line| line.score.is_some());
     let rules = Rule::ALL.into_iter().filter(|rule| scored || !rule.scores()).map(Some);
     let kinds: Vec<Option<Rule>> = std::iter::once(None).chain(rules).collect();
     let attempts: Vec<_> = (0..runs.len()).map(|model| attempts(lines, model, problems)).collect();
     let first: Vec<_> = (0..runs.len()).map(|model| without_gaps(lines, model, &attempts[model])).collect();
-    let over_seconds: Vec<Vec<Series>> = attempts
-        .iter()
-        .map(|of_model| kinds.iter().map(|kind| Series::over_seconds(of_model, *kind, &seconds)).collect())
-        .collect();
+    let over = |clock, places: &[f64], of_model: &Vec<Vec<Attempt>>| -> Vec<Series> {
+        kinds.iter().map(|kind| Series::over(clock, of_model, *kind, places)).collect()
+    };
+    let over_seconds: Vec<Vec<Series>> =
+        attempts.iter().map(|of_model| over(Clock::Seconds, &seconds, of_model)).collect();
     let mut crossings = Vec::new();
     for (run, series) in runs.iter().zip(&over_seconds).skip(1) {
         for (kind, (series, first)) in kinds.iter().zip(series.iter().zip(&over_seconds[0])) {
@@ -157,6 +163,7 @@ pub fn outcome(runs: Vec<Run>, lines: &[Line], problems: usize, budget: String, 
             fewest: first.iter().map(Vec::len).min().unwrap_or(0),
             over_attempts: over_attempts.collect(),
             over_seconds: kinds.iter().zip(seconds).map(curve).collect(),
+            over_tokens: kinds.iter().zip(&over(Clock::Tokens, &tokens, attempts)).map(curve).collect(),
             name: run.name,
             rows: run.rows,
             trials: run.trials,
@@ -193,6 +200,7 @@ fn attempts(lines: &[Line], model: usize, problems: usize) -> Vec<Vec<Attempt>> 
             correct: line.correct,
             answer,
             seconds: line.seconds,
+            tokens: line.written,
             score: line.score,
         };
         lines.iter().zip(classes).map(attempt).collect()
@@ -224,7 +232,8 @@ impl Outcome {
     fn csv(&self) -> String {
         let mut csv = String::from("model,over,curve,at,mean,low,high\n");
         for model in &self.models {
-            for (over, curves) in [("attempts", &model.over_attempts), ("seconds", &model.over_seconds)] {
+            let curves = [&model.over_attempts, &model.over_seconds, &model.over_tokens];
+            for (over, curves) in ["attempts", "seconds", "tokens"].into_iter().zip(curves) {
                 for curve in curves {
                     for point in &curve.points {
                         let name = model.name.replace([',', '"', '\n'], "_");
@@ -275,6 +284,7 @@ mod tests {
             problem: 0,
             attempt,
             seconds,
+            written: 9.0 * seconds,
             tokens: 9,
             finish: "eos".into(),
             correct: answer != "7",

@@ -25,6 +25,8 @@ pub struct Line {
     pub attempt: usize,
     /// When it ended, in seconds of its model's clock.
     pub seconds: f64,
+    /// Tokens that its model had written by then, in all attempts.
+    pub written: f64,
     /// New tokens.
     pub tokens: usize,
     /// Why it ended.
@@ -150,6 +152,7 @@ mod tests {
             problem: 3,
             attempt,
             seconds: 1.5,
+            written: 20.0,
             tokens: 7,
             finish: "eos".into(),
             correct: true,

@@ -92,9 +92,9 @@ fn cached_rows<R: Element + Pod>(cache: FlexTensor, more: &FlexTensor) -> FlexTe
         true => cache,
         false => with_room::<R>(&cache, [b + m + (b + m) / 4, s + ROOM + s / 2]),
     };
-    let [row, head] = strides(&cache);
+    let ([row, head], start) = (strides(&cache), cache.layout().start_offset());
     let numbers = cache.storage_mut::<R>();
-    for at in (b..b + m).flat_map(|to| (0..kv).map(move |of| to * row + of * head)) {
+    for at in (b..b + m).flat_map(|to| (0..kv).map(move |of| start + to * row + of * head)) {
         numbers[at..at + (s - t) * d].fill(R::zeroed());
     }
     put::<R>(&mut cache, more, [b, s - t]);
@@ -137,9 +137,10 @@ fn keep<R: Element + Pod>(
         true => (strides(&state)[0], strides(&state)[1], shape[1], shape[2] * shape[3]),
         false => (row, 0, 1, row),
     };
+    let start = state.layout().start_offset();
     let numbers = state.storage_mut::<R>();
     for [from, to] in moves {
-        for head in (0..heads).map(|of| of * head) {
+        for head in (0..heads).map(|of| start + of * head) {
             numbers.copy_within(from * row + head..from * row + head + length, to * row + head);
         }
     }
@@ -165,18 +166,19 @@ fn starts_its_buffer(tensor: &FlexTensor) -> bool {
     tensor.is_contiguous() && tensor.layout().start_offset() == 0
 }
 
-/// Whether a cache lies as `[b + room, kv, s + room, d]` from the beginning of its buffer on.
+/// Whether a cache lies as `[b + room, kv, cut + s + room, d]` from the beginning of its buffer on, columns having been cut in front.
 fn is_in_rows(cache: &FlexTensor) -> bool {
     let [_, kv, s, d] = dims(cache);
     let [row, head] = strides(cache);
-    is_by_columns(cache) && cache.layout().start_offset() == 0 && head >= s * d && row == kv * head
+    is_by_columns(cache) && cache.layout().start_offset() + s * d <= head && row == kv * head
 }
 
 /// Whether a cache is alone in a buffer with room for so many more rows and columns.
 fn has_room(cache: &FlexTensor, [rows, columns]: [usize; 2]) -> bool {
     let [b, _, s, d] = dims(cache);
     let [row, head] = strides(cache);
-    let fits = (b + rows) * row <= held(cache) && (s + columns) * d <= head;
+    let start = cache.layout().start_offset();
+    let fits = (b + rows) * row <= held(cache) && start + (s + columns) * d <= head;
     is_in_rows(cache) && fits && cache.is_unique()
 }
 
@@ -193,12 +195,12 @@ fn with_room<R: Element + Pod>(cache: &FlexTensor, [rows, columns]: [usize; 2]) 
 /// Writes `more` into a cache's buffer, from a row and a column on.
 fn put<R: Element + Pod>(into: &mut FlexTensor, more: &FlexTensor, [row, column]: [usize; 2]) {
     let [m, kv, t, d] = dims(more);
-    let [to_row, to_head] = strides(into);
+    let ([to_row, to_head], start) = (strides(into), into.layout().start_offset());
     let more = heads_apart(more);
     let heads = Heads::<R>::of(&more);
     let numbers = into.storage_mut::<R>();
     for (from, of) in (0..m).flat_map(|from| (0..kv).map(move |of| (from, of))) {
-        let at = (row + from) * to_row + of * to_head + column * d;
+        let at = start + (row + from) * to_row + of * to_head + column * d;
         numbers[at..at + t * d].copy_from_slice(heads.columns(from, of, 0..t));
     }
 }
