@@ -3,7 +3,9 @@
 use burn::nn::LinearConfig;
 use burn::tensor::{Distribution, Tensor};
 use mamba_ssd::{Form, PRODUCTS, project, project_transposed};
-use mamba_ssd_tests::device::{backend, device, dtypes, skipped, widest};
+#[cfg(feature = "flex")]
+use mamba_ssd_tests::device::skipped;
+use mamba_ssd_tests::device::{backend, device, dtypes, widest};
 use mamba_ssd_tests::evaluate::values;
 use mamba_ssd_tests::products::{FORMS, check, check_gated, check_onto, gradients_are_products, operands};
 

@@ -402,7 +402,7 @@ fn ratio(row: &Row) -> String {
     format!("{:.2} x", row.times.median / row.floor)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use mamba_ssd::AttentionConfig;
     use mamba_ssd::rope::RotaryConfig;
