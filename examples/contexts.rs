@@ -36,13 +36,13 @@ fn main() -> Result<()> {
     let curve = |model: &NamedFile| Ok((model.name.clone(), curve(model, &args)?));
     let curves = args.models.iter().map(curve).collect::<Result<Vec<_>>>()?;
     let axes = match args.context {
-        Some(_) => ["rows of the batch", "tokens/s"],
+        Some(_) => ["rows of the batch", "thousands of tokens/s"],
         None => ["tokens read before", "ms a step"],
     };
     draw_curves(&args.out, axes, &curves)
 }
 
-/// Tokens and milliseconds, or rows and tokens a second. What did not fit into memory is no point.
+/// Tokens and milliseconds, or rows and thousands of tokens a second. What did not fit into memory is no point.
 fn curve(model: &NamedFile, args: &Args) -> Result<Vec<(f64, f64)>> {
     let path = model.file.display();
     let text = std::fs::read_to_string(&model.file).with_context(|| format!("{path}"))?;
@@ -61,7 +61,7 @@ fn curve(model: &NamedFile, args: &Args) -> Result<Vec<(f64, f64)>> {
     let point = |row: &&Value| {
         let seconds = row["seconds"].as_f64()?;
         Some(match args.context {
-            Some(_) => (row["rows"].as_f64()?, row["tokens_per_second"].as_f64()?),
+            Some(_) => (row["rows"].as_f64()?, row["tokens_per_second"].as_f64()? / 1e3),
             None => (row["tokens"].as_f64()?, seconds * 1e3),
         })
     };
