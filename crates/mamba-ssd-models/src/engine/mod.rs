@@ -4,111 +4,43 @@
 //! submit ─► waiting ─► prefill, chunk by chunk ─► fork, once for each sample ─► rows of the batch ─► finished
 //! ```
 //!
-//! A prompt is prefilled alone, once, and its state forked into as many rows as are free; a row that has ended makes
-//! room for the next. Rows may have any lengths and are never padded where a sum could see it, so a sample
+//! A prompt is prefilled once, alone or with others that [`read_texts`](crate::read_texts) took together, and its state forked into as many
+//! rows as are free; a row that has ended makes room for the next. Rows may have any lengths and are never padded where a sum could see it, so a sample
 //! is a function of its request and of [`EngineOptions::prefill_chunk`] alone. On the CPU, in f32 and f64, that holds
 //! to the last bit.
 //!
-//! On GPUs tokens are drawn where the logits are (`device_sampling.rs`), unless a row wants penalties or log-probabilities.
-//!
-//! On GPUs rows that have ended are replaced once they are a thirty-second of all.
+//! On GPUs tokens are drawn where the logits are (`device_sampling.rs`), unless a row wants penalties or log-probabilities, and rows that
+//! have ended are replaced once they are a thirty-second of all.
 //!
 //! A long prompt does not stop the batch: while rows are decoded, a step prefills one chunk of it. Of short ones it prefills as many as
 //! have a chunk's tokens.
 
 mod budget;
+mod options;
 mod request;
 mod row;
+mod usage;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use mamba_ssd::{Backbone, State, computes_on_host};
 use rayon::prelude::*;
 
 use budget::Budget;
+pub use options::{EngineOptions, Forks};
 pub(crate) use request::check_prompt;
 pub use request::{Completion, Event, Finish, Request, RequestError, SampleId};
 use row::{Job, Row};
+pub use usage::Usage;
 
 use crate::device_sampling::{self, Draw};
 use crate::{ReadText, Tokenizer};
 
 /// On GPUs a thirty-second of the rows joins at a time: one row costs as many launches as they.
 const PARTS: usize = 32;
-
-/// How an engine runs its batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EngineOptions {
-    /// Most rows that are decoded together.
-    pub max_rows: usize,
-    /// Tokens of a prompt that are prefilled at once.
-    pub prefill_chunk: usize,
-    /// Bytes that the states of all rows, and of the prompt they are forked from, may hold. A process takes more: caches
-    /// have room to grow, and what allocators keep of smaller ones came to almost five times as much where rows were many
-    /// and short.
-    pub max_state_bytes: Option<usize>,
-    /// Positions that a prompt may take; those that the model's attention has learnt
-    /// ([`Backbone::max_positions`]) when absent.
-    pub max_positions: Option<usize>,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self { max_rows: 16, prefill_chunk: 512, max_state_bytes: None, max_positions: None }
-    }
-}
-
-/// What the samples of one request take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forks {
-    /// Samples that may run at the same time; 0 where not even one fits.
-    pub rows: usize,
-    /// Tokens of the longest, its prompt's among them.
-    pub tokens: usize,
-    /// Bytes that the state of one that long holds.
-    pub row_bytes: usize,
-}
-
-/// What an engine has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens prefilled.
-    pub prompt_tokens: usize,
-    /// Time spent on them.
-    pub prefill: Duration,
-    /// Tokens fed after the prompts.
-    pub decoded_tokens: usize,
-    /// Time spent on them, and on choosing those that follow.
-    pub decode: Duration,
-    /// Steps of the batch.
-    pub steps: usize,
-    /// Of the time of decoding, choosing tokens; on GPUs that waits for the step.
-    pub choosing: Duration,
-    /// Of the time of decoding, taking rows out that ended.
-    pub leaving: Duration,
-    /// Of the time of prompts, making rows of them.
-    pub joining: Duration,
-}
-
-impl std::ops::Add for Usage {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
-            prefill: self.prefill + other.prefill,
-            decoded_tokens: self.decoded_tokens + other.decoded_tokens,
-            decode: self.decode + other.decode,
-            steps: self.steps + other.steps,
-            choosing: self.choosing + other.choosing,
-            leaving: self.leaving + other.leaving,
-            joining: self.joining + other.joining,
-        }
-    }
-}
 
 /// A model that continues many prompts at a time. Its iterator runs it, and ends when nothing is left to do.
 ///
